@@ -1,0 +1,363 @@
+package correlate
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"fail2ban-loki-exporter/exporter/internal/fail2ban"
+)
+
+// host is one host's server, jails and bans.
+type host struct {
+	e         *Engine
+	name      string
+	seq       uint64 // events so far: the order of the log
+	first     ms     // the first line
+	clock     ms     // the newest log time
+	last      ms     // the newest line of the present run
+	lastOther ms     // the newest line that is no event, and may be the next run's
+
+	run     run
+	reload  reload
+	version string
+	block   *jail // whose settings lines follow
+	jails   map[string]*jail
+	due     ms // the earliest of its jails' dues
+
+	restarts  []*restart // not yet said
+	counts    [3]uint64  // server restarts: clean crash unknown
+	lifecycle uint64
+	settings  bool
+	events    uint64
+
+	seenBefore bool // lines stood before the first start
+}
+
+// run is one life of the server.
+type run struct {
+	epoch    uint32 // counts the runs; 0 is the one whose start is not in the log
+	started  ms     // 0 where not seen
+	inferred bool   // known by a new pid alone
+	pid      int
+	stopping ms // the stop's first line
+	exited   ms // `Exiting Fail2ban`
+	database bool
+	lastJail ms    // last start of a jail in this run
+	ended    Cause // how the run before ended: CleanRestart, Crash, CauseUnknown
+}
+
+// reload is the block between "Reload ..." and "Reload finished.".
+type reload struct {
+	open     bool
+	all      bool
+	jail     string // of "Reload jail J"
+	listed   bool   // the first "Reload jail 'J'" was seen
+	stopping bool   // "Stopping all jails" inside: reload --restart
+}
+
+func (h *host) add(ev *fail2ban.Event) {
+	at := msOf(ev.Time)
+	if at == 0 {
+		return
+	}
+	h.seq++
+	if h.first == 0 {
+		h.first = at
+	}
+	h.noticeRun(ev, at)
+	// What was waiting for this much log time is settled before the line is
+	// looked at, so that it cannot depend on what came after.
+	h.advance(at)
+	defer h.notice(ev, at)
+	if ev.Kind != fail2ban.Other {
+		h.events++
+	}
+	switch {
+	case ev.Kind.HasID():
+		h.idEvent(ev, at)
+	case ev.Kind >= fail2ban.ServerStart && ev.Kind <= fail2ban.SettingIncrement:
+		h.lifecycleEvent(ev, at)
+	case ev.Kind == fail2ban.Flush:
+		if j := h.jail(ev.Jail); j != nil {
+			j.counts.Verbs[verbFlush]++
+		}
+	}
+}
+
+// notice keeps the last line of the run. Lines that are no events count once an
+// event of the same run has followed: what stands directly before a start (a
+// line of dashes, complaints about the configuration) is the new run's.
+func (h *host) notice(ev *fail2ban.Event, at ms) {
+	if ev.Kind == fail2ban.Other {
+		h.lastOther = max(h.lastOther, at)
+		return
+	}
+	h.last = max(h.last, h.lastOther, at)
+}
+
+// noticeRun sees a new run by its process id, which is all that remains of a
+// restart at log level NOTICE. Where the start line is in the log, it decides.
+func (h *host) noticeRun(ev *fail2ban.Event, at ms) {
+	if ev.PID == 0 {
+		return
+	}
+	if h.run.pid != 0 && h.run.pid != ev.PID && ev.Kind != fail2ban.ServerStart && h.opensRun(ev) {
+		h.beginRun(ev, at, true)
+	}
+	h.run.pid = ev.PID
+}
+
+// opensRun tells whether an event of another process can stand for a new run.
+// The client logs a few lines of its own process before the server's.
+func (h *host) opensRun(ev *fail2ban.Event) bool {
+	return ev.Kind.HasID() || ev.Kind == fail2ban.JailStarted
+}
+
+func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
+	h.lifecycle++
+	switch ev.Kind {
+	case fail2ban.ServerStart:
+		if fail2ban.LegacyVersion(ev.Version) && h.run.epoch > 0 && h.run.exited == 0 && h.run.pid == ev.PID && h.run.started != 0 {
+			return // the logging target changed in a running server
+		}
+		h.beginRun(ev, at, false)
+		h.occur(ev, at, "server_start", "", "", "", Certain)
+	case fail2ban.DatabaseOpened:
+		h.run.database = true
+	case fail2ban.ShutdownBegun:
+		h.stopBegins(at)
+	case fail2ban.StoppingJails:
+		if h.reload.open {
+			h.reload.stopping = true
+			for _, j := range h.sortedJails() {
+				j.stopBegins(at)
+			}
+			return
+		}
+		h.stopBegins(at)
+	case fail2ban.ServerExited:
+		h.stopBegins(at)
+		h.run.exited = at
+		h.occur(ev, at, "server_stop", "", "", "", Certain)
+	case fail2ban.ReloadAll, fail2ban.ReloadJail:
+		h.reload = reload{open: true, all: ev.Kind == fail2ban.ReloadAll, jail: strings.Clone(ev.Jail)}
+		h.occur(ev, at, "reload", ev.Jail, "", "", Certain)
+	case fail2ban.ReloadFinished:
+		h.reload = reload{}
+		h.block = nil
+	case fail2ban.WatchEnded:
+		h.watchEnds(ev.Detail, at)
+	default:
+		h.jailLifecycle(ev, at)
+	}
+}
+
+func (h *host) jailLifecycle(ev *fail2ban.Event, at ms) {
+	switch ev.Kind {
+	case fail2ban.JailCreated:
+		if j := h.jail(ev.Jail); j != nil {
+			h.block = j
+			j.created(at)
+		}
+	case fail2ban.JailReloading:
+		h.reload.listed = true
+		h.block = h.jail(ev.Jail)
+	case fail2ban.JailReloaded:
+		h.block = nil
+	case fail2ban.JailStarted:
+		if j := h.jail(ev.Jail); j != nil {
+			h.run.lastJail = at
+			j.starts(at)
+			h.occur(ev, at, "jail_start", j.name, "", "", Certain)
+		}
+	case fail2ban.JailStopped:
+		if j := h.jail(ev.Jail); j != nil {
+			j.stops(at)
+			h.occur(ev, at, "jail_stop", j.name, "", "", Certain)
+		}
+	case fail2ban.WatchBegun:
+		if h.block != nil {
+			h.block.watches(ev.Detail)
+		}
+	case fail2ban.SettingBanTime, fail2ban.SettingFindTime, fail2ban.SettingMaxRetry, fail2ban.SettingIncrement:
+		if h.block != nil {
+			h.settings = true
+			h.block.set(ev)
+		}
+	}
+}
+
+// stopBegins notes the first line of the server's stop. Unbans that waited for
+// what follows them stood before it: they were none of its.
+func (h *host) stopBegins(at ms) {
+	if h.run.stopping != 0 {
+		return
+	}
+	h.run.stopping = at
+	for _, j := range h.sortedJails() {
+		j.settleUnbans(endOfLog)
+	}
+}
+
+// watchEnds is the first line of a jail's stop: the jail lets go of its file.
+func (h *host) watchEnds(file string, at ms) {
+	for _, j := range h.sortedJails() {
+		if slices.Contains(j.files, file) {
+			j.stopBegins(at)
+		}
+	}
+}
+
+// beginRun starts a new life of the server. Bans that no line lifted are
+// lifted now: by a crash, or by a stop whose lines were not kept.
+func (h *host) beginRun(ev *fail2ban.Event, at ms, inferred bool) {
+	old := h.run
+	if old.epoch == 0 && h.last != 0 {
+		h.seenBefore = true
+	}
+	jails := h.sortedJails()
+	for _, j := range jails {
+		j.settleBans()
+	}
+	ended, kind := h.howEnded(&old, inferred)
+	for _, j := range jails {
+		if inferred && ended == CleanRestart {
+			j.claimUnbans(h.last, Shutdown)
+		}
+		j.settleUnbans(endOfLog)
+	}
+	h.run = run{epoch: old.epoch + 1, started: at, inferred: inferred, pid: ev.PID, ended: ended, database: inferred}
+	h.reload, h.block = reload{}, nil
+	if ev.Version != "" {
+		h.version = strings.Clone(ev.Version)
+	}
+	lift := h.last
+	if old.exited != 0 {
+		lift = old.exited
+	}
+	var r *restart
+	if h.last != 0 && (old.epoch > 0 || h.seq > 1) {
+		stopped := h.last
+		if old.stopping != 0 {
+			stopped = old.stopping
+		}
+		r = &restart{scope: "server", kind: kind, stopped: stopped, started: at, seq: h.seq, certain: !inferred, clean: ended == CleanRestart}
+	}
+	h.lastOther = 0
+	for _, j := range jails {
+		j.runBegins(lift, ended, r)
+	}
+	if r != nil {
+		h.restarts = append(h.restarts, r)
+		h.counts[restartKind(kind)]++
+	}
+}
+
+// howEnded tells how a run ended. At log level NOTICE there is no `Exiting`:
+// there the unbans of a stop, or their absence, tell.
+func (h *host) howEnded(old *run, inferred bool) (Cause, string) {
+	switch {
+	case old.exited != 0:
+		return CleanRestart, "clean"
+	case h.last == 0:
+		return CauseUnknown, "unknown"
+	case inferred && h.lifecycle == 0:
+		for _, j := range h.jails {
+			if j.unbanRunEndsAt(h.last) {
+				return CleanRestart, "clean"
+			}
+		}
+		for _, j := range h.jails {
+			for _, t := range j.tracks {
+				if t.state == active {
+					return Crash, "crash"
+				}
+			}
+		}
+		return CauseUnknown, "unknown"
+	}
+	return Crash, "crash"
+}
+
+func (h *host) advance(to ms) {
+	if to <= h.clock {
+		return
+	}
+	h.clock = to
+	if h.due <= to {
+		h.settle(to)
+	}
+	if len(h.restarts) > 0 {
+		h.sayRestarts(to)
+	}
+}
+
+// settle goes over the jails in the order of their names, so that findings
+// with equal times come out in one order.
+func (h *host) settle(to ms) {
+	h.due = never
+	for _, j := range h.sortedJails() {
+		if j.due <= to {
+			j.settle(to)
+		}
+		h.due = min(h.due, j.due)
+	}
+}
+
+func (h *host) finish(at ms) {
+	h.clock = max(h.clock, at)
+	for _, j := range h.sortedJails() {
+		j.finish(at)
+	}
+	h.sayRestarts(never)
+}
+
+func (h *host) sortedJails() []*jail {
+	if len(h.jails) == 0 {
+		return nil
+	}
+	out := make([]*jail, 0, len(h.jails))
+	for _, name := range slices.Sorted(maps.Keys(h.jails)) {
+		out = append(out, h.jails[name])
+	}
+	return out
+}
+
+func (h *host) jail(name string) *jail {
+	if name == "" {
+		return nil
+	}
+	j, ok := h.jails[name]
+	if !ok {
+		name = strings.Clone(name)
+		j = newJail(h, name)
+		h.jails[name] = j
+	}
+	return j
+}
+
+// occur says an event as a row of `report events`.
+func (h *host) occur(ev *fail2ban.Event, at ms, event, jail, id string, cause Cause, c Confidence) {
+	h.occurAt(at, h.seq, event, jail, id, cause, c)
+}
+
+func (h *host) occurAt(at ms, seq uint64, event, jail, id string, cause Cause, c Confidence) {
+	if !h.e.o.Events {
+		return
+	}
+	jail, id = strings.Clone(jail), strings.Clone(id)
+	h.e.say(Finding{
+		Kind: FindingEvent, Time: at.time(), Host: h.name, Seq: seq, Jail: jail, ID: id,
+		Event: &Occurrence{Time: at.time(), Host: h.name, Jail: jail, ID: id, Event: event, Cause: cause, Confidence: c},
+	})
+}
+
+// firstRun tells a log that begins with the server's very first start.
+func (h *host) firstRun() bool { return h.run.epoch == 1 && !h.seenBefore }
+
+func restartKind(kind string) int {
+	return slices.Index(restartKinds, kind)
+}
+
+var restartKinds = []string{"clean", "crash", "unknown"}

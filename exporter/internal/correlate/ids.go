@@ -1,0 +1,91 @@
+package correlate
+
+import (
+	"fail2ban-loki-exporter/exporter/internal/fail2ban"
+)
+
+// Indices of Counts.Verbs.
+const (
+	verbFound = iota
+	verbBan
+	verbRestoreBan
+	verbUnban
+	verbRepealBan
+	verbReban
+	verbIncreaseBan
+	verbAlreadyBanned
+	verbIgnore
+	verbAttempt
+	verbFlush
+)
+
+// idEvent takes an event that speaks of one id.
+func (h *host) idEvent(ev *fail2ban.Event, at ms) {
+	j := h.jail(ev.Jail)
+	if j == nil {
+		return // 0.8's "Found X" names no jail
+	}
+	switch ev.Kind {
+	case fail2ban.Found:
+		j.counts.Verbs[verbFound]++
+		j.found(j.track(ev.ID), ev, at)
+	case fail2ban.Attempt:
+		j.counts.Verbs[verbAttempt]++
+		j.attempt(j.track(ev.ID), ev, at)
+	case fail2ban.Ban:
+		j.counts.Verbs[verbBan]++
+		j.banned(j.track(ev.ID), at)
+	case fail2ban.RestoreBan:
+		j.counts.Verbs[verbRestoreBan]++
+		j.restored(j.track(ev.ID), at, "restore")
+	case fail2ban.Unban:
+		j.counts.Verbs[verbUnban]++
+		j.unbanned(j.track(ev.ID), ev, at)
+	case fail2ban.RepealBan:
+		j.counts.Verbs[verbRepealBan]++
+		j.unbanned(j.track(ev.ID), ev, at)
+	default:
+		j.remark(ev, at)
+	}
+}
+
+// remark takes what fail2ban says beside bans and unbans.
+func (j *jail) remark(ev *fail2ban.Event, at ms) {
+	t := j.tracks[ev.ID]
+	switch ev.Kind {
+	case fail2ban.IncreaseBan:
+		j.counts.Verbs[verbIncreaseBan]++
+		j.h.occur(ev, at, "increase", j.name, ev.ID, "", Certain)
+		j.raised(j.track(ev.ID), ev, at)
+	case fail2ban.IsBad:
+		j.bad(j.track(ev.ID), at)
+	case fail2ban.AlreadyBanned:
+		j.counts.Verbs[verbAlreadyBanned]++
+		j.h.occur(ev, at, "already_banned", j.name, ev.ID, "", Certain)
+		if t != nil {
+			j.prolonged(t, at)
+		}
+	case fail2ban.Reban:
+		j.counts.Verbs[verbReban]++
+		j.h.occur(ev, at, "reban", j.name, ev.ID, "", Certain)
+	case fail2ban.Ignore, fail2ban.IgnoreExpired:
+		j.counts.Verbs[verbIgnore]++
+		j.h.occur(ev, at, "ignored", j.name, ev.ID, "", Certain)
+		if t != nil && ev.Kind == fail2ban.Ignore && t.state == suspended && j.startedAt != 0 {
+			j.close(t, t.lifted, EndedManual, Certain) // the ignore list released it
+		}
+	case fail2ban.ActionError:
+		j.counts.ActionErrors++
+		j.h.occur(ev, at, "action_error", j.name, ev.ID, "", Certain)
+	}
+}
+
+// resolve settles what waits for this id, because its next line is here.
+func (j *jail) resolve(t *track) {
+	if t.unban != nil {
+		j.settleUnbans(t.unban.seq)
+	}
+	if t.ban != nil {
+		j.settleBan(t)
+	}
+}

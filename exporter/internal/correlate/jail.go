@@ -1,0 +1,368 @@
+package correlate
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"fail2ban-loki-exporter/exporter/internal/fail2ban"
+)
+
+// jail is one jail of one host: its settings, its life, its ids.
+type jail struct {
+	h      *host
+	name   string
+	tracks map[string]*track
+
+	banTime  ms // setting; permanent, or 0 where not known
+	findTime ms
+	maxRetry int
+	learnt   spans // ban times seen from ban to expiry, where the setting is not known
+	files    []string
+
+	epoch      uint32 // counts the lives of the jail
+	run        uint32 // the host's run of the present life
+	createdAt  ms     // threshold for failures read again
+	startedAt  ms     // of the present life; 0 where not seen
+	stoppedAt  ms     // of the last life
+	stoppedYet bool   // the jail was seen to stop
+	stopping   ms     // the first line of the jail's stop
+	foundRun   uint32 // the last run in which this jail logged a Found, plus one
+	foundLines bool   // this jail's log shows Found lines at all
+	touched    ms     // the last Restore or Ban since the start: the flood ends lost_settle after it
+
+	restart   *restart // of the present life's start, not yet settled
+	suspended int      // tracks lifted by a stop and not settled
+	unbans    []*track // whose unban waits for what follows it
+	waiting   []*track // whose ban waits for the lines around it
+	restores  []*restoreLine
+	nextEnd   ms // the earliest end of a running ban, 0 where it must be looked for
+	due       ms // when the next of all this is settled; never where nothing waits
+
+	counts    Counts
+	gaps      Histogram
+	reoffence Histogram
+}
+
+func newJail(h *host, name string) *jail {
+	return &jail{h: h, name: name, tracks: map[string]*track{}, due: never, gaps: newHistogram(GapBounds), reoffence: newHistogram(ReoffenceBounds)}
+}
+
+// GapBounds and ReoffenceBounds are the classic buckets, in seconds.
+var (
+	GapBounds       = []float64{1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400}
+	ReoffenceBounds = []float64{60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400, 3 * 86400, 7 * 86400, 14 * 86400, 30 * 86400}
+)
+
+func newHistogram(bounds []float64) Histogram {
+	return Histogram{Bounds: bounds, Counts: make([]uint64, len(bounds)+1)}
+}
+
+func (h *Histogram) observe(d ms) {
+	v := float64(d) / 1000
+	i, _ := slices.BinarySearch(h.Bounds, v)
+	h.Counts[i]++
+	h.Sum += v
+	h.Total++
+}
+
+// wake makes sure that the jail is looked at once log time has passed at.
+func (j *jail) wake(at ms) {
+	j.due = min(j.due, at)
+	j.h.due = min(j.h.due, at)
+}
+
+func (j *jail) created(at ms) {
+	j.files = nil
+	j.createdAt = at
+	j.epoch++
+	j.banTime, j.findTime, j.maxRetry = 0, 0, 0
+}
+
+// starts begins a life of the jail: what was suspended may now come back.
+func (j *jail) starts(at ms) {
+	if j.run != j.h.run.epoch {
+		j.run = j.h.run.epoch
+	} else if j.stoppedAt != 0 {
+		j.restartedAlone(at)
+	}
+	j.startedAt, j.stopping, j.stoppedAt = at, 0, 0
+	j.touched = at
+	if j.suspended > 0 {
+		j.wake(at + span(j.h.e.o.LostSettle))
+	}
+}
+
+// restartedAlone notes the restart of one jail in a running server.
+func (j *jail) restartedAlone(at ms) {
+	kind := "jail"
+	if j.h.reload.open && j.h.reload.all {
+		kind = "reload"
+	}
+	r := &restart{scope: j.name, kind: kind, stopped: j.stoppedAt, started: at, seq: j.h.seq, certain: true}
+	if j.stopping != 0 {
+		r.stopped = j.stopping
+	}
+	for _, t := range j.tracks {
+		if t.state == suspended && t.restart == nil {
+			r.take(t)
+		}
+	}
+	j.restart = r
+	j.h.restarts = append(j.h.restarts, r)
+}
+
+// stopBegins notes the first line of the jail's own stop.
+func (j *jail) stopBegins(at ms) {
+	if j.stopping != 0 || j.h.run.stopping != 0 {
+		return
+	}
+	j.settleUnbans(endOfLog)
+	j.stopping = at
+}
+
+// stops ends a life of the jail. Unbans that stood directly before it were the
+// stop's; bans without an unban are lifted all the same.
+func (j *jail) stops(at ms) {
+	j.settleBans()
+	cause, by := JailStop, byJailStop
+	if j.h.run.stopping != 0 {
+		cause, by = Shutdown, byStop
+	}
+	if j.stopping == 0 && cause == JailStop && len(j.files) == 0 {
+		j.claimUnbans(at, JailStop)
+	}
+	j.settleUnbans(endOfLog)
+	j.stoppedAt, j.stoppedYet = at, true
+	for _, t := range j.sorted(func(t *track) bool { return t.state == active }) {
+		j.suspend(t, at, by)
+	}
+}
+
+// settleBans settles the bans that wait for the lines around them: a stop or
+// a start is none of these.
+func (j *jail) settleBans() {
+	for _, t := range j.waiting {
+		if t.ban != nil {
+			j.settleBan(t)
+		}
+	}
+	j.waiting = nil
+}
+
+// runBegins carries the jail's bans into a new run of the server.
+func (j *jail) runBegins(lift ms, ended Cause, r *restart) {
+	for _, t := range j.sorted(func(t *track) bool { return t.state != idle }) {
+		switch t.state {
+		case active:
+			by := byStop
+			if ended != CleanRestart {
+				by = byCrash
+			}
+			j.suspendIn(t, lift, by, j.h.run.epoch-1)
+		case suspended:
+			if j.startedAt != 0 && t.liftEpoch != j.epoch && lift-j.touched >= span(j.h.e.o.StopPause) {
+				t.absent = true
+			}
+		}
+		if r != nil && t.restart == nil {
+			r.take(t)
+		}
+	}
+	j.startedAt, j.stopping, j.stoppedAt, j.touched = 0, 0, 0, 0
+	j.createdAt = j.h.run.started
+	j.epoch++
+	j.restart = nil
+	if j.suspended > 0 {
+		j.wake(j.h.run.started + span(j.h.e.o.LostSettle))
+	}
+}
+
+// suspend lifts a ban that is not over: by a stop, a jail's stop or a crash.
+func (j *jail) suspend(t *track, at ms, by lift) {
+	j.suspendIn(t, at, by, j.h.run.epoch)
+}
+
+// suspendIn lifts a ban in a given run of the host.
+func (j *jail) suspendIn(t *track, at ms, by lift, run uint32) {
+	j.resolve(t)
+	t.freeze(j)
+	t.again = 0
+	if t.state == active {
+		t.banned += max(0, at-t.since)
+		j.suspended++
+	}
+	t.state, t.lifted, t.liftedBy, t.liftEpoch, t.liftRun = suspended, at, by, j.epoch, run
+	t.absent = false
+	t.restart = nil
+}
+
+func (j *jail) watches(file string) {
+	if !slices.Contains(j.files, file) && len(j.files) < maxFiles {
+		j.files = append(j.files, strings.Clone(file))
+	}
+}
+
+// maxFiles bounds what a jail remembers of the files it watches.
+const maxFiles = 64
+
+func (j *jail) set(ev *fail2ban.Event) {
+	switch ev.Kind {
+	case fail2ban.SettingBanTime:
+		j.banTime = permanent
+		if ev.BanTime > 0 {
+			j.banTime = span(ev.BanTime)
+		}
+	case fail2ban.SettingFindTime:
+		j.findTime = span(ev.BanTime)
+	case fail2ban.SettingMaxRetry:
+		j.maxRetry = ev.Count
+	}
+}
+
+// findWindow is the jail's find time, or fail2ban's default.
+func (j *jail) findWindow() ms {
+	if j.findTime > 0 {
+		return j.findTime
+	}
+	return span(10 * time.Minute)
+}
+
+// presentBanTime is the jail's ban time and where it is known from.
+func (j *jail) presentBanTime() (ms, source) {
+	if j.banTime != 0 {
+		return j.banTime, fromSettings
+	}
+	if d := j.learnt.agreed(); d != 0 {
+		return d, fromLearnt
+	}
+	return 0, fromUnknown
+}
+
+func (j *jail) track(id string) *track {
+	t, ok := j.tracks[id]
+	if !ok {
+		id = strings.Clone(id)
+		t = &track{id: id}
+		j.tracks[id] = t
+	}
+	return t
+}
+
+// sorted lists the tracks that fit, by id, so that what is said of them comes
+// in one order.
+func (j *jail) sorted(fits func(*track) bool) []*track {
+	var out []*track
+	for _, t := range j.tracks {
+		if fits(t) {
+			out = append(out, t)
+		}
+	}
+	slices.SortFunc(out, func(a, b *track) int { return cmp.Compare(a.id, b.id) })
+	return out
+}
+
+// settle says what the passing of log time has proved.
+func (j *jail) settle(to ms) {
+	j.due = never
+	o := &j.h.e.o
+	if n := len(j.unbans); n > 0 {
+		if last := j.unbans[n-1].unban.at; to > last+span(o.StopPause) {
+			j.settleUnbans(endOfLog)
+		} else {
+			j.wake(last + span(o.StopPause) + 1)
+		}
+	}
+	j.settleWaiting(to)
+	if j.suspended > 0 && j.h.run.stopping == 0 {
+		if at := j.floodEnd(); to > at {
+			j.settleLost()
+		} else {
+			j.wake(at + 1)
+		}
+	}
+	j.expireOverdue(to)
+}
+
+// floodEnd is when the restores after a start are over.
+func (j *jail) floodEnd() ms {
+	from := j.touched
+	if j.startedAt == 0 || j.stoppedAt != 0 {
+		from = max(from, j.h.run.lastJail)
+	}
+	if from == 0 {
+		return never
+	}
+	return from + span(j.h.e.o.LostSettle)
+}
+
+// expireOverdue ends the bans whose end passed long ago without a line.
+func (j *jail) expireOverdue(to ms) {
+	grace := span(j.h.e.o.ExpectedEndGrace)
+	if j.nextEnd != 0 && j.nextEnd+grace >= to {
+		j.wake(j.nextEnd + grace + 1)
+		return
+	}
+	next := never
+	for _, t := range j.sorted(func(t *track) bool { return t.state == active }) {
+		end := t.end(j)
+		if end == 0 || end == never {
+			continue
+		}
+		if end+grace < to {
+			j.close(t, end, EndedExpected, Likely)
+			continue
+		}
+		next = min(next, end)
+	}
+	j.nextEnd = next
+	if next != never {
+		j.wake(next + grace + 1)
+	}
+}
+
+// finish settles everything as of the end of the input.
+func (j *jail) finish(at ms) {
+	j.settleUnbans(endOfLog)
+	j.settleWaiting(never)
+	if j.suspended > 0 && j.h.run.stopping == 0 && j.floodEnd() != never {
+		j.settleLost()
+	}
+	j.nextEnd = 0
+	j.expireOverdue(at)
+	for _, t := range j.sorted(func(t *track) bool { return t.state == suspended }) {
+		if end := t.end(j); end != 0 && end+span(j.h.e.o.ExpectedEndGrace) < at {
+			j.close(t, end, EndedExpected, Likely)
+		}
+	}
+	j.due = never
+}
+
+// spans remembers the last spans from ban to expiry.
+type spans struct {
+	last [5]ms
+	n    int
+}
+
+func (s *spans) add(d ms) {
+	s.last[s.n%len(s.last)] = d
+	s.n++
+}
+
+// agreed is the ban time that most of the last spans show, to the second;
+// 0 while fewer than three agree.
+func (s *spans) agreed() ms {
+	for i := range min(s.n, len(s.last)) {
+		same := 0
+		for k := range min(s.n, len(s.last)) {
+			if d := s.last[k] - s.last[i]; d >= 0 && d < 2000 {
+				same++
+			}
+		}
+		if same >= 3 {
+			return s.last[i] / 1000 * 1000
+		}
+	}
+	return 0
+}

@@ -1,0 +1,223 @@
+package correlate
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// truth is what really happened on the servers of a recording, taken outside
+// their logs: from what the driver did and what the actions executed.
+type truth struct {
+	Hosts map[string]struct {
+		Version string
+		TZ      string
+		Files   []string
+		Events  []trueEvent
+	}
+}
+
+type trueEvent struct {
+	T         float64
+	Jail, ID  string
+	Kind      string
+	Cause     string
+	claimed   bool
+	claimedBy Cause
+}
+
+// agreeing lists, for each true cause, the verdicts that agree with it.
+var agreeing = map[string][]Cause{
+	"restore restart-clean": {CleanRestart}, "restore restart-crash": {Crash}, "restore restart-jail": {JailRestart},
+	"restore reload": {JailRestart}, "restore reload-restart": {JailRestart},
+	"unban expiry": {Expired}, "unban manual": {Manual}, "unban shutdown": {Shutdown}, "unban jail-restart": {JailStop},
+	"unban jail-stop": {JailStop}, "unban reload-restart": {JailStop}, "unban reload-jail-removed-or-action-removed": {JailStop},
+	"ban failures": {New, Gap, Reread}, "ban manual": {Manual},
+}
+
+const recordings = "../../../testdata/recordings"
+
+// unreadable are read through Loki in the end-to-end tests: their lines bear no
+// date, a format of the user's own, or clocks that were bent.
+var unreadable = []string{"fmt-file-datetime-off", "fmt-sysout", "fmt-stdout-vvv", "fmt-file-custom", "fmt-syslog-raw", "fmt-journal", "dst-fallback"}
+
+// logsOf gives each way in which a host's log was recorded, oldest file first.
+func logsOf(files []string) (ways [][]string) {
+	var logs []string
+	for _, f := range files {
+		switch base := filepath.Base(f); {
+		case base == "fail2ban.log":
+			logs = append(logs, f)
+		case base == "fail2ban.log.1":
+			logs = append([]string{f}, logs...)
+		}
+	}
+	if logs != nil {
+		slices.SortFunc(logs, func(a, b string) int { return len(b) - len(a) })
+		return [][]string{logs}
+	}
+	for _, f := range files {
+		switch filepath.Base(f) {
+		case "stdout.log", "syslog-traditional.log", "syslog-iso.log", "syslog-rfc5424.log":
+			ways = append(ways, []string{f})
+		}
+	}
+	return ways
+}
+
+func readTruth(t testing.TB, dir string) truth {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "truth.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tr truth
+	if err := json.Unmarshal(text, &tr); err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+func readLog(t testing.TB, dir, host string, files []string) (lines []logLine) {
+	t.Helper()
+	for _, f := range files {
+		text, err := os.ReadFile(filepath.Join(dir, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(text) {
+			lines = append(lines, logLine{host, strings.TrimSuffix(string(line), "\n")})
+		}
+	}
+	return lines
+}
+
+type score struct {
+	agree, total, restoresWrong, said, extra int
+	unbans, unbansRight                      map[string]int
+	wrong                                    []string
+}
+
+// The verdicts on all recordings against the truth: the bars are those of the
+// project, and what still disagrees is listed by -v.
+func TestRecordingsAgreeWithTheTruth(t *testing.T) {
+	dirs, err := filepath.Glob(recordings + "/*")
+	if err != nil || len(dirs) < 40 {
+		t.Fatal("recordings are missing", len(dirs), err)
+	}
+	s := score{unbans: map[string]int{}, unbansRight: map[string]int{}}
+	for _, dir := range dirs {
+		if slices.Contains(unreadable, filepath.Base(dir)) {
+			continue
+		}
+		tr := readTruth(t, dir)
+		for host, h := range tr.Hosts {
+			zone, err := time.LoadLocation(h.TZ)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, files := range logsOf(h.Files) {
+				e := NewEngine(Options{Events: true})
+				feedWith(t, e, readLog(t, dir, host, files), zone)
+				e.Finish(e.Newest())
+				checkIdentity(t, e)
+				s.compare(filepath.Base(dir)+" "+host, h.Version, slices.Clone(h.Events), e.Findings())
+			}
+		}
+	}
+	for _, w := range s.wrong {
+		t.Log(w)
+	}
+	share := 100 * float64(s.agree) / float64(s.total)
+	t.Logf("%d of %d true events agree: %.2f %%; restores told wrong: %d; without truth: %d of %d", s.agree, s.total, share, s.restoresWrong, s.extra, s.said)
+	if share < 99.5 || s.restoresWrong > 0 || float64(s.extra) > 0.005*float64(s.said) {
+		t.Errorf("%.2f %% agree, %d restores wrong, %d of %d without truth", share, s.restoresWrong, s.extra, s.said)
+	}
+	for cause, n := range s.unbans {
+		if right := 100 * float64(s.unbansRight[cause]) / float64(n); right < 95 {
+			t.Errorf("unbans by %s: only %.1f %% right", cause, right)
+		}
+	}
+}
+
+// compare matches each true event with one reported of the same jail, id and
+// kind within six seconds.
+func (s *score) compare(name, version string, events []trueEvent, fs []Finding) {
+	legacy := strings.HasPrefix(version, "0.8") || strings.HasPrefix(version, "0.9")
+	type key struct{ jail, id, kind string }
+	reported := map[key][]*Occurrence{}
+	for _, f := range fs {
+		if o := f.Event; o != nil && (o.Event == "ban" || o.Event == "restore" || o.Event == "unban") {
+			k := key{o.Jail, o.ID, o.Event}
+			reported[k] = append(reported[k], o)
+		}
+	}
+	claim := func(k key, at float64, cause Cause) *Occurrence {
+		var best *Occurrence
+		for _, o := range reported[k] {
+			if d := distance(o, at); d < 6 && (cause == "" || o.Cause == cause) && (best == nil || d < distance(best, at)) {
+				best = o
+			}
+		}
+		if best != nil {
+			reported[k] = slices.DeleteFunc(reported[k], func(o *Occurrence) bool { return o == best })
+		}
+		return best
+	}
+	count := 0
+	for _, os := range reported {
+		count += len(os)
+	}
+	for _, e := range events {
+		if e.Cause == "first-start" {
+			continue // fail2ban's log says a plain Ban there
+		}
+		s.total++
+		o := claim(key{e.Jail, e.ID, e.Kind}, e.T, "")
+		if o == nil && legacy && e.Kind == "restore" {
+			o = claim(key{e.Jail, e.ID, "ban"}, e.T, "")
+		}
+		got := Cause("-")
+		if o != nil {
+			got = o.Cause
+		} else if e.Kind+" "+e.Cause == "restore restart-crash" && claim(key{e.Jail, e.ID, "ban"}, e.T, Reread) != nil {
+			got = Crash // the re-read offence won the race against the database
+		}
+		zombie := got == Zombie && (strings.HasPrefix(name, "bantime-lowered") || strings.HasPrefix(name, "jail-renamed"))
+		ok := slices.Contains(agreeing[e.Kind+" "+e.Cause], got) || legacy && o != nil || zombie
+		if e.Kind == "unban" && (e.Cause == "manual" || e.Cause == "expiry") {
+			s.unbans[e.Cause]++
+			if slices.Contains(agreeing[e.Kind+" "+e.Cause], got) {
+				s.unbansRight[e.Cause]++
+			}
+		}
+		if ok {
+			s.agree++
+			continue
+		}
+		if e.Kind == "restore" {
+			s.restoresWrong++
+		}
+		s.wrong = append(s.wrong, fmt.Sprintf("%s: %s %s was %s by %s at %.3f, reported %s", name, e.Jail, e.ID, e.Kind, e.Cause, e.T, got))
+	}
+	if legacy || strings.HasPrefix(name, "overalljails") {
+		return // the one has no Restore Ban, the other prints restores as bans
+	}
+	s.said += count
+	for k, os := range reported {
+		if k.jail != "app-user" { // its action fails and leaves no trace
+			s.extra += len(os)
+		}
+	}
+}
+
+func distance(o *Occurrence, at float64) float64 {
+	return math.Abs(float64(o.Time.UnixMilli())/1000 - at)
+}

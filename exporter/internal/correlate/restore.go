@@ -1,0 +1,202 @@
+package correlate
+
+import (
+	"slices"
+
+	"fail2ban-loki-exporter/exporter/internal/fail2ban"
+)
+
+// restoreLine is a restore whose row waits to see whether its attacker failed again.
+type restoreLine struct {
+	t      *track
+	at     ms
+	lifted ms
+	due    ms
+	seq    uint64
+	failed bool
+	kind   FindingKind // restore, or gap for a gap ban's own row
+	row    *Restore
+}
+
+// restored takes `Restore Ban`, or the plain `Ban` of 0.8 and 0.9 that was one;
+// verb is the line's own, for the table of events.
+func (j *jail) restored(t *track, at ms, verb string) {
+	j.resolve(t)
+	j.touched = max(j.touched, at)
+	cause, c := j.restoreCause(t)
+	j.counts.Restored[slices.Index(RestoreCauses, cause)]++
+	j.h.occurAt(at, j.h.seq, verb, j.name, t.id, cause, c)
+	j.observe(SawRestore, t, at)
+
+	seen := t.started != 0
+	t.restores++
+	switch t.state {
+	case suspended:
+		t.settleRestart(func(r *restart) { r.restored++ })
+	case idle:
+		if cause != Zombie {
+			t.started, t.base, t.own, t.until, t.source, t.restores = 0, 0, 0, 0, fromUnknown, 1
+		}
+		t.banned, t.delay = 0, -1
+		if cause != Zombie {
+			t.origin = originUnseen
+		}
+	}
+	row := j.restoreRow(t, at, cause, c, seen)
+	j.resume(t, at)
+	j.capAtRestore(t, at)
+	row.BanTime, row.PlannedEnd = maybeBanTime(t.own), t.plannedEnd(j)
+	if end := t.end(j); end != 0 && end != never {
+		row.Remaining = maybeSeconds(max(0, end-at))
+	}
+	j.waitForFailure(t, &restoreLine{t: t, at: at, lifted: msOf(row.Lifted), seq: j.h.seq, kind: FindingRestore, row: row})
+}
+
+// restoreCause is the verdict on a `Restore Ban`.
+func (j *jail) restoreCause(t *track) (Cause, Confidence) {
+	run := &j.h.run
+	switch {
+	case run.started == 0 && j.restart == nil:
+		return CauseUnknown, Unsure // the start that it belongs to is not in the log
+	case !t.known():
+		return Orphan, Certain
+	case t.state == idle || t.absent:
+		return Zombie, Certain
+	case t.state == active:
+		return CauseUnknown, Unsure // nothing lifted it: lines are missing
+	case t.liftRun == run.epoch:
+		return JailRestart, Certain
+	case run.ended == CauseUnknown:
+		return CauseUnknown, Unsure
+	case run.inferred || fail2ban.LegacyVersion(j.h.version):
+		return run.ended, Likely
+	}
+	return run.ended, Certain
+}
+
+// known tells whether a ban of this id was ever seen to begin.
+func (t *track) known() bool { return t.origin != originUnseen && t.started != 0 }
+
+func (j *jail) restoreRow(t *track, at ms, cause Cause, c Confidence, seen bool) *Restore {
+	row := &Restore{
+		Time: at.time(), Host: j.h.name, Jail: j.name, ID: t.id, Cause: cause, Confidence: c,
+		RestartStarted: j.h.run.started.time(), LiftedBy: LiftedUnknown,
+	}
+	if cause == JailRestart && j.restart != nil {
+		row.RestartStarted = j.restart.started.time()
+	}
+	if seen {
+		row.BanStarted = t.started.time()
+		row.Number = Known(int(t.restores))
+	}
+	lifted, by := t.lifted, t.liftedBy
+	if t.state == idle {
+		lifted, by = t.ended, t.endedBy
+	}
+	if lifted != 0 {
+		row.Lifted, row.LiftedBy = lifted.time(), liftNames[by]
+		gap := maybeSeconds(max(0, at-lifted))
+		row.GapMax = gap
+		if by != byCrash {
+			row.Gap = gap
+		}
+		for _, f := range t.recent.since(lifted) {
+			if f.at <= at {
+				row.GapFailures += int(f.n)
+			}
+		}
+	}
+	return row
+}
+
+// since lists the failures after a lift, whether a ban came of them or not.
+func (r *recent) since(lifted ms) (out []failure) {
+	if r == nil {
+		return nil
+	}
+	for _, f := range r.fails {
+		if f.at/1000 >= lifted/1000 && !f.used {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// capAtRestore applies what fail2ban does to the end of a restored ban: without
+// increments the jail's present ban time is its upper bound.
+func (j *jail) capAtRestore(t *track, at ms) {
+	t.follows = false
+	if fail2ban.LegacyVersion(j.h.version) {
+		t.base, t.until = at, 0 // 0.9 starts the ban time anew
+		t.own, t.source = j.presentBanTime()
+	}
+	if end := t.end(j); end != 0 && end+2*span(j.h.e.o.ExpiryTolerance) < at {
+		t.base, t.until = 0, 0 // the row was still running: its end is another than we know
+	}
+	present, src := j.presentBanTime()
+	if t.until == 0 && src == fromSettings && present > 0 && t.own != 0 && (t.own == permanent || t.own > present) {
+		t.own, t.source = present, fromSettings
+	}
+	if end := t.end(j); end != 0 && end != never {
+		j.nextEnd = min(j.nextEnd, end)
+		j.wake(end + span(j.h.e.o.ExpectedEndGrace) + 1)
+	}
+}
+
+// resume puts a ban in force again.
+func (j *jail) resume(t *track, at ms) {
+	j.observeGap(t, at)
+	if t.state == suspended {
+		j.suspended--
+	}
+	t.state, t.since, t.absent = active, at, false
+}
+
+// observeGap counts a protection gap whose both ends are in the log.
+func (j *jail) observeGap(t *track, at ms) {
+	if t.state == suspended && t.lifted != 0 && t.liftedBy != byCrash && at >= t.lifted {
+		j.gaps.observe(at - t.lifted)
+	}
+}
+
+// gapBan is the row of a ban whose attack came while it was suspended: the
+// columns of a restore.
+func (j *jail) gapBan(t *track, b *banLine, c Confidence) {
+	row := j.restoreRow(t, b.at, Gap, c, t.started != 0)
+	row.GapFailures = 0
+	for _, f := range b.fresh {
+		if f.at/1000 >= t.lifted/1000 {
+			row.GapFailures += int(f.n)
+		}
+	}
+	row.Number, row.FailedAgain = Known(int(t.restores)), Known(true)
+	d, _ := t.banTime(j)
+	row.BanTime, row.PlannedEnd = maybeBanTime(d), t.plannedEnd(j)
+	j.say(Finding{Kind: FindingGap, Time: row.Time, Seq: b.seq, ID: t.id, Restore: row})
+}
+
+// waitForFailure keeps a restore's row until it shows whether its attacker is back.
+func (j *jail) waitForFailure(t *track, w *restoreLine) {
+	if old := t.restore; old != nil {
+		old.due = 0 // a new restore ends the wait of the last
+	}
+	w.due = w.at + span(j.h.e.o.FailedAgainWindow)
+	w.failed = w.row.GapFailures > 0
+	t.restore = w
+	j.restores = append(j.restores, w)
+	j.wake(w.due + 1)
+}
+
+// sayRestore says a restore's row, and its gap where somebody failed in it.
+func (j *jail) sayRestore(w *restoreLine) {
+	if w.t.restore == w {
+		w.t.restore = nil
+	}
+	if j.foundLines {
+		w.row.FailedAgain = Known(w.failed)
+	}
+	j.say(Finding{Kind: w.kind, Time: w.row.Time, Seq: w.seq, ID: w.t.id, Restore: w.row})
+	if w.row.GapFailures > 0 {
+		j.say(Finding{Kind: FindingGap, Time: w.row.Time, Seq: w.seq, ID: w.t.id, Restore: w.row})
+	}
+}

@@ -1,0 +1,63 @@
+package correlate
+
+// Report is the state as of now: what gauges and tables show. open says
+// whether the running bans are listed.
+func (e *Engine) Report(open bool) Report {
+	r := Report{At: e.Newest()}
+	for _, name := range e.Hosts() {
+		r.Hosts = append(r.Hosts, e.hosts[name].report(open))
+	}
+	return r
+}
+
+func (h *host) report(open bool) HostReport {
+	out := HostReport{
+		Host: h.name, FirstLine: h.first.time(), LastLine: h.clock.time(), Version: h.version, Started: h.run.started.time(),
+		Restarts: map[string]uint64{}, LifecycleLines: h.lifecycle, SettingsSeen: h.settings, Events: h.events,
+	}
+	for i, kind := range restartKinds {
+		out.Restarts[kind] = h.counts[i]
+		out.ServerRestarts += h.counts[i]
+	}
+	if h.run.epoch > 0 {
+		out.Running = Known(h.run.exited == 0)
+	}
+	for _, j := range h.sortedJails() {
+		out.Jails = append(out.Jails, j.report(open))
+	}
+	return out
+}
+
+func (j *jail) report(open bool) JailReport {
+	out := JailReport{Jail: j.name, BanTime: maybeBanTime(j.banTime), Counts: j.counts, GapSeconds: j.gaps.clone(), Reoffence: j.reoffence.clone()}
+	if d, _ := j.presentBanTime(); j.banTime == 0 {
+		out.BanTime = maybeBanTime(d)
+	}
+	if j.findTime != 0 {
+		out.FindTime = Known(j.findTime.duration())
+	}
+	if j.maxRetry != 0 {
+		out.MaxRetry = Known(j.maxRetry)
+	}
+	for _, t := range j.tracks {
+		switch {
+		case t.state == active || t.ban != nil:
+			out.BannedNow++
+		case t.state == suspended:
+			if end := t.end(j); end == 0 || end > j.h.clock {
+				out.Unprotected++
+			}
+		}
+	}
+	if open {
+		for _, t := range j.sorted(func(t *track) bool { return t.state != idle }) {
+			out.OpenBans = append(out.OpenBans, *j.row(t, 0, EndedOpen, confidence(t.certain)))
+		}
+	}
+	return out
+}
+
+func (h Histogram) clone() Histogram {
+	h.Counts = append([]uint64(nil), h.Counts...)
+	return h
+}

@@ -1,0 +1,188 @@
+package correlate
+
+import "time"
+
+// state of an id in a jail.
+type state uint8
+
+const (
+	idle      state = iota // not banned
+	active                 // banned
+	suspended              // lifted by a stop; the ban itself is not over
+)
+
+// lift says what lifted a ban.
+type lift uint8
+
+const (
+	byUnknown lift = iota
+	byStop
+	byCrash
+	byJailStop
+	byExpiry
+	byManual
+)
+
+var liftNames = [...]string{LiftedUnknown, LiftedStop, LiftedCrash, LiftedJailStop, LiftedExpired, LiftedManual}
+
+// source says where a ban time is known from.
+type source uint8
+
+const (
+	fromUnknown source = iota
+	fromSettings
+	fromIncrease
+	fromLearnt
+)
+
+var sourceNames = [...]string{"unknown", "settings", "increase", "learnt"}
+
+// origin of a ban, as a number for the track.
+type origin uint8
+
+const (
+	originUnknown origin = iota
+	originNew
+	originGap
+	originManual
+	originReread
+	originUnseen // a ban whose start is not in the log
+)
+
+var originCauses = [...]Cause{CauseUnknown, New, Gap, Manual, Reread, ""}
+
+// track is one id in one jail of one host. A million of them must fit into
+// memory, so what is needed only for a while hangs on pointers.
+type track struct {
+	id        string
+	state     state
+	origin    origin
+	liftedBy  lift
+	endedBy   lift // of the last true end: byExpiry, byManual, or byUnknown for one that does not count
+	source    source
+	absent    bool // suspended, and not there in a later run
+	follows   bool // its ban time is the jail's present one
+	certain   bool
+	counted   bool   // the last Ban's verdict was a true ban
+	liftEpoch uint32 // life of the jail that was lifted
+	liftRun   uint32 // run of the host that was lifted
+	restores  uint32
+	failures  uint32
+	bans      uint32 // true bans so far
+
+	started ms // the true ban's start, 0 where not seen
+	base    ms // the failure that the ban time runs from
+	own     ms // its own ban time: permanent, or 0 where not known
+	until   ms // the end, where a line said it
+	again   ms // failures that moved the running ban's end, which the database does not keep
+	since   ms // in force since: the ban, or its last restore
+	lifted  ms
+	banned  ms // in force before since
+	ended   ms // the last true end
+	delay   ms // from that end to this ban, -1 where there was none
+	endTime ms // ban time of the ban that ended then
+
+	restart *restart // that suspended it
+	recent  *recent  // failures of the last find time
+	unban   *unban   // waits
+	ban     *banLine // waits
+	restore *restoreLine
+	lastRow *Ban // the row of the last ban, until the id fails again
+}
+
+// end is when the ban is due to end: never for permanent ones, 0 where not known.
+func (t *track) end(j *jail) ms {
+	d, _ := t.banTime(j)
+	end := t.until
+	switch {
+	case end != 0:
+	case d == permanent:
+		return never
+	case d == 0 || t.base == 0:
+		return 0
+	default:
+		end = t.base + d
+	}
+	if t.again != 0 && d > 0 {
+		end = max(end, t.again+d)
+	}
+	return end
+}
+
+// banTime is the ban's time and where it is known from. While the ban runs
+// it is the jail's present one, unless a line gave it its own.
+func (t *track) banTime(j *jail) (ms, source) {
+	if t.follows {
+		return j.presentBanTime()
+	}
+	return t.own, t.source
+}
+
+// freeze keeps the ban time that fail2ban's database has: the one at the ban.
+func (t *track) freeze(j *jail) {
+	if t.follows {
+		t.own, t.source = t.banTime(j)
+		t.follows = false
+	}
+}
+
+func (t *track) plannedEnd(j *jail) End {
+	switch end := t.end(j); end {
+	case 0:
+		return End{}
+	case never:
+		return End{Never: true}
+	default:
+		return End{At: end.time()}
+	}
+}
+
+// due tells whether a ban that ends at end is over at a time, as well as
+// whole seconds allow.
+func (j *jail) over(end, at ms) bool {
+	return end != 0 && end != never && at >= end-span(j.h.e.o.ExpiryTolerance)
+}
+
+// recent holds an id's failures of the last find time.
+type recent struct {
+	fails  []failure
+	reread ms // the last time that a failure was read again
+	bad    ms // the last "is bad"
+	raise  *raise
+}
+
+// failure is one second in which the id failed.
+type failure struct {
+	at     ms
+	n      uint32 // failures in it, each counted once
+	before uint32 // of these, counted before the jail's present life
+	again  uint32 // read again in the present life
+	epoch  uint32
+	used   bool   // they led to a ban already
+	late   uint32 // failures of a used second that came after its ban
+}
+
+// raise is an `Increase Ban` that came before its ban.
+type raise struct {
+	at, until, own ms
+}
+
+// maxFailures bounds the seconds kept of one id.
+const maxFailures = 64
+
+func maybeSeconds(d ms) Maybe[time.Duration] {
+	if d < 0 {
+		return Maybe[time.Duration]{}
+	}
+	return Known(d.duration())
+}
+
+func maybeBanTime(d ms) Maybe[time.Duration] {
+	switch {
+	case d == 0:
+		return Maybe[time.Duration]{}
+	case d < 0:
+		return Known(time.Duration(-1))
+	}
+	return Known(d.duration())
+}

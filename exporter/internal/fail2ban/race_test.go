@@ -1,0 +1,5 @@
+//go:build race
+
+package fail2ban
+
+const raceEnabled = true

@@ -1,0 +1,237 @@
+package fail2ban
+
+import (
+	"slices"
+	"time"
+)
+
+// zone turns local stamps into instants.
+//
+// fail2ban writes local time without a zone. Where the zone is not configured
+// it is inferred as the median of (entry time - stamp) over the last entries,
+// rounded to a quarter of an hour: shippers that stamp at ingestion are seconds
+// late, one line that was shipped hours late moves no median.
+type zone struct {
+	fixed  *time.Location
+	newest time.Time
+
+	// the inferred offset: a ring of the last differences in quarter hours
+	ring    [63]int8
+	seen    int
+	quarter int8
+
+	// one minute remembered: most lines fall into the last one
+	minute [16]byte
+	base   int64
+	last   time.Time
+}
+
+// stamp reads "YYYY-MM-DD HH:MM:SS,mmm".
+func (z *zone) stamp(b []byte, at time.Time) (time.Time, bool) {
+	ms, ok := digits(b[stampLen+1:], 3)
+	if !ok {
+		return time.Time{}, false
+	}
+	near := at
+	if at.IsZero() {
+		near = z.last
+	} else if z.fixed == nil {
+		z.learn(b[:stampLen], at)
+	}
+	sec, ok := z.seconds(b, near)
+	if !ok {
+		return time.Time{}, false
+	}
+	t := time.Unix(sec, int64(ms)*1e6).UTC()
+	z.last = t
+	return t, true
+}
+
+// inside reads a stamp of a message, which stands near the line's own time.
+func (z *zone) inside(b []byte, near time.Time) (time.Time, bool) {
+	sec, ok := z.seconds(b, near)
+	if !ok {
+		return time.Time{}, false
+	}
+	return time.Unix(sec, 0).UTC(), true
+}
+
+// seconds gives the Unix seconds of a local stamp.
+func (z *zone) seconds(b []byte, near time.Time) (int64, bool) {
+	s, ok := digits(b[17:], 2)
+	if !ok || s > 60 || b[16] != ':' {
+		return 0, false
+	}
+	if string(b[:16]) == string(z.minute[:]) {
+		return z.base + int64(s), true
+	}
+	wall, ok := wallMinute(b)
+	if !ok {
+		return 0, false
+	}
+	base, twice := z.instant(wall, near)
+	if !twice { // a minute that comes twice is decided anew each time
+		copy(z.minute[:], b)
+		z.base = base
+	}
+	return base + int64(s), true
+}
+
+// instant finds the instant of a wall clock's minute. In the hour that comes
+// twice at the end of daylight saving it takes the one nearer to the entry's
+// time or, in a file, the one that does not go back behind the last line.
+func (z *zone) instant(wall time.Time, near time.Time) (sec int64, twice bool) {
+	loc := z.fixed
+	if loc == nil {
+		return wall.Unix() - int64(z.quarter)*900, false
+	}
+	y, mo, d := wall.Date()
+	t := time.Date(y, mo, d, wall.Hour(), wall.Minute(), 0, 0, loc)
+	first, second := t, t
+	for _, other := range []time.Time{t.Add(-time.Hour), t.Add(time.Hour), t.Add(-30 * time.Minute), t.Add(30 * time.Minute)} {
+		if !sameWall(t, other) {
+			continue
+		}
+		if other.Before(t) {
+			first = other
+		} else {
+			second = other
+		}
+	}
+	if first.Equal(second) {
+		return t.Unix(), false
+	}
+	if near.IsZero() {
+		return first.Unix(), true
+	}
+	if near.Sub(first).Abs() <= second.Sub(near).Abs() {
+		return first.Unix(), true
+	}
+	return second.Unix(), true
+}
+
+func sameWall(a, b time.Time) bool {
+	return a.Hour() == b.Hour() && a.Minute() == b.Minute() && a.Day() == b.Day()
+}
+
+// learn takes one entry's difference into the median.
+func (z *zone) learn(b []byte, at time.Time) {
+	wall, ok := wallMinute(b)
+	if !ok {
+		return
+	}
+	s, _ := digits(b[17:], 2)
+	diff := wall.Add(time.Duration(s) * time.Second).Sub(at)
+	q := int64(diff.Round(15*time.Minute) / (15 * time.Minute))
+	if q < -64 || q > 64 { // more than 16 hours: no zone, an old line shipped late
+		return
+	}
+	z.ring[z.seen%len(z.ring)] = int8(q)
+	z.seen++
+	if int8(q) == z.quarter && z.seen > 1 {
+		return
+	}
+	if m := z.median(); m != z.quarter {
+		z.quarter = m
+		z.minute = [16]byte{}
+	}
+}
+
+func (z *zone) median() int8 {
+	ring := z.ring
+	n := min(z.seen, len(ring))
+	slices.Sort(ring[:n])
+	return ring[n/2]
+}
+
+// wallMinute reads "YYYY-MM-DD HH:MM" as if it were UTC.
+func wallMinute(b []byte) (time.Time, bool) {
+	y, ok1 := digits(b, 4)
+	mo, ok2 := digits(b[5:], 2)
+	d, ok3 := digits(b[8:], 2)
+	h, ok4 := digits(b[11:], 2)
+	mi, ok5 := digits(b[14:], 2)
+	ok := ok1 && ok2 && ok3 && ok4 && ok5 && b[4] == '-' && b[7] == '-' && b[13] == ':'
+	if !ok || y < 1980 || mo < 1 || mo > 12 || d < 1 || d > 31 || h > 23 || mi > 59 {
+		return time.Time{}, false
+	}
+	return time.Date(y, time.Month(mo), d, h, mi, 0, 0, time.UTC), true
+}
+
+// traditional reads syslog's "Nov 22 21:16:56".
+func (z *zone) traditional(b []byte, at time.Time) (time.Time, bool) {
+	mo := monthOf(b[:3])
+	d, ok1 := digits(b[4:], 2)
+	if b[4] == ' ' {
+		d, ok1 = digits(b[5:], 1)
+	}
+	h, ok2 := digits(b[7:], 2)
+	mi, ok3 := digits(b[10:], 2)
+	s, ok4 := digits(b[13:], 2)
+	if mo == 0 || !ok1 || !ok2 || !ok3 || !ok4 || d > 31 || h > 23 || mi > 59 || s > 60 {
+		return time.Time{}, false
+	}
+	if !at.IsZero() {
+		return at, true
+	}
+	loc := z.fixed
+	if loc == nil {
+		loc = time.UTC
+	}
+	t := time.Date(z.yearOf(mo), mo, d, h, mi, s, 0, loc).UTC()
+	if z.last.IsZero() && !z.newest.IsZero() && t.After(z.newest.Add(24*time.Hour)) {
+		t = time.Date(t.Year()-1, mo, d, h, mi, s, 0, loc).UTC()
+	}
+	z.last = t
+	return t, true
+}
+
+// yearOf is the year of a traditional stamp: that of the newest time the file
+// can have and, from then on, time runs forward over new year's eve.
+func (z *zone) yearOf(mo time.Month) int {
+	if z.last.IsZero() {
+		if z.newest.IsZero() {
+			return 1970
+		}
+		return z.newest.Year()
+	}
+	y := z.last.Year()
+	if mo == time.January && z.last.Month() == time.December {
+		y++
+	}
+	return y
+}
+
+func monthOf(b []byte) time.Month {
+	for m := time.January; m <= time.December; m++ {
+		if name := m.String()[:3]; name == string(b) {
+			return m
+		}
+	}
+	return 0
+}
+
+// isoTime reads RFC 3339 and journalctl's "+0000".
+func isoTime(b []byte) (time.Time, bool) {
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999Z0700"} {
+		if t, err := time.Parse(layout, alias(b)); err == nil {
+			return t.UTC(), true
+		}
+	}
+	return time.Time{}, false
+}
+
+// digits reads exactly n digits.
+func digits(b []byte, n int) (int, bool) {
+	if len(b) < n {
+		return 0, false
+	}
+	v := 0
+	for _, c := range b[:n] {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		v = v*10 + int(c-'0')
+	}
+	return v, true
+}
