@@ -121,14 +121,14 @@ func (e *Engine) Add(hostName string, ev *fail2ban.Event) {
 	e.host(hostName).add(ev)
 }
 
-// Line notes a line of a host that is no event: it shows that the host lives
-// and that its log time has passed, nothing else.
-func (e *Engine) Line(hostName string, at time.Time, pid int) {
-	if at.IsZero() {
-		return
+// Keys counts the ids in jails of hosts that state is kept of.
+func (e *Engine) Keys() (n int) {
+	for _, h := range e.hosts {
+		for _, j := range h.jails {
+			n += len(j.tracks)
+		}
 	}
-	ev := fail2ban.Event{Time: at, PID: pid}
-	e.host(hostName).add(&ev)
+	return n
 }
 
 // Advance says that a host's log time has passed to, though it logged nothing:

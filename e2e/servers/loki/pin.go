@@ -1,0 +1,6 @@
+//go:build pin
+
+// Package loki pins the Loki server that the end-to-end tests and the demo run.
+package loki
+
+import _ "github.com/grafana/loki/v3/cmd/loki"

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/grafana/dskit/backoff"
+	"github.com/prometheus/common/version"
+
+	"fail2ban-loki-exporter/exporter/internal/config"
+	"fail2ban-loki-exporter/exporter/internal/correlate"
+	"fail2ban-loki-exporter/exporter/internal/loki"
+	"fail2ban-loki-exporter/exporter/internal/offender"
+	"fail2ban-loki-exporter/exporter/internal/publish"
+)
+
+const defaultConfigFile = "/etc/fail2ban-loki-exporter/config.yaml"
+
+func loadConfig(c *common) (*config.Config, error) {
+	return config.LoadFile(c.configFile, c.expandEnv, config.Validators{Query: loki.ValidateQuery})
+}
+
+// newLokiClient makes the client that reads a source. self, where given, counts
+// its requests.
+func newLokiClient(s *config.Source, log *slog.Logger, self *publish.Self) (*loki.Client, error) {
+	o := loki.Options{
+		URL: s.URL.URL, TenantID: s.TenantID, HTTP: s.HTTP, Timeout: time.Duration(s.Timeout), PageSize: s.PageSize,
+		Backoff: backoffConfig(s.Backoff), UserAgent: userAgent(),
+		Retrying: func(err error) { log.Warn("request failed; trying again", "source", s.Name, "err", err) },
+	}
+	if self != nil {
+		o.Observe = func(code string, took time.Duration) {
+			self.LokiRequests.WithLabelValues(code).Inc()
+			self.LokiDuration.Observe(took.Seconds())
+		}
+	}
+	return loki.New(o)
+}
+
+// newPushClient makes the client that findings are pushed through.
+func newPushClient(c *config.Client, log *slog.Logger) (*loki.Client, error) {
+	return loki.New(loki.Options{
+		URL: c.URL.URL, TenantID: c.TenantID, HTTP: c.HTTP, Timeout: time.Duration(c.Timeout), Backoff: backoffConfig(c.Backoff), UserAgent: userAgent(),
+		Retrying: func(err error) { log.Warn("push failed; trying again", "client", c.URL.Redacted(), "err", err) },
+	})
+}
+
+// impatient bounds the tries of a command that somebody waits for.
+func impatient(b config.Backoff) config.Backoff {
+	const tries = 3
+	if b.MaxRetries == 0 || b.MaxRetries > tries {
+		b.MaxRetries = tries
+	}
+	return b
+}
+
+func backoffConfig(b config.Backoff) backoff.Config {
+	return backoff.Config{MinBackoff: time.Duration(b.MinPeriod), MaxBackoff: time.Duration(b.MaxPeriod), MaxRetries: b.MaxRetries}
+}
+
+func userAgent() string { return name + "/" + version.Version }
+
+func correlateOptions(c *config.Config) correlate.Options {
+	d := &c.Correlate
+	return correlate.Options{
+		OrderWindow: time.Duration(d.OrderWindow), LostSettle: time.Duration(d.LostSettle), FailedAgainWindow: time.Duration(d.FailedAgainWindow),
+		PrematureWindow: time.Duration(d.PrematureWindow), ExpiryTolerance: time.Duration(d.ExpiryTolerance),
+		ExpectedEndGrace: time.Duration(d.ExpectedEndGrace), StopPause: time.Duration(d.StopPause), BannedGrace: time.Duration(d.BannedGrace),
+	}
+}
+
+func offenderOptions(c *config.Config) offender.Options {
+	o := &c.Offenders
+	return offender.Options{RepeatBans: o.RepeatBans, Window: time.Duration(o.Window), RecidiveJails: o.RecidiveJails}
+}

@@ -1,0 +1,419 @@
+// Package config reads the configuration file: YAML into structs, with
+// defaults, strict, validated. It builds no clients and knows none of the
+// exporter's other packages.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	promconfig "github.com/prometheus/common/config"
+	"github.com/prometheus/common/model"
+	"gopkg.in/yaml.v3"
+)
+
+// Config is the whole file.
+type Config struct {
+	Sources   []Source  `yaml:"sources"`
+	Clients   []Client  `yaml:"clients,omitempty"`
+	Correlate Correlate `yaml:"correlate"`
+	Offenders Offenders `yaml:"offenders"`
+	Metrics   Metrics   `yaml:"metrics"`
+}
+
+// Source is one query of one Loki: where fail2ban's logs are read.
+type Source struct {
+	Name         string            `yaml:"name"`
+	URL          promconfig.URL    `yaml:"url"`
+	TenantID     string            `yaml:"tenant_id,omitempty"`
+	Query        string            `yaml:"query"`
+	HostLabels   []string          `yaml:"host_labels"`
+	Timezone     string            `yaml:"timezone"`
+	Timezones    map[string]string `yaml:"timezones,omitempty"`
+	Lookback     model.Duration    `yaml:"lookback"`
+	Lag          model.Duration    `yaml:"lag"`
+	PollInterval model.Duration    `yaml:"poll_interval"`
+	MaxLateness  model.Duration    `yaml:"max_lateness"`
+	PageSize     int               `yaml:"page_size"`
+	Timeout      model.Duration    `yaml:"timeout"`
+	Backoff      Backoff           `yaml:"backoff_config"`
+
+	HTTP promconfig.HTTPClientConfig `yaml:",inline"`
+}
+
+// Client is a Loki that findings are pushed to.
+type Client struct {
+	URL            promconfig.URL    `yaml:"url"`
+	TenantID       string            `yaml:"tenant_id,omitempty"`
+	Sources        []string          `yaml:"sources,omitempty"`
+	BatchSize      int               `yaml:"batchsize"`
+	Timeout        model.Duration    `yaml:"timeout"`
+	Backoff        Backoff           `yaml:"backoff_config"`
+	ExternalLabels map[string]string `yaml:"external_labels,omitempty"`
+
+	HTTP promconfig.HTTPClientConfig `yaml:",inline"`
+}
+
+// Backoff is how requests are tried again, in Promtail's words.
+type Backoff struct {
+	MinPeriod  model.Duration `yaml:"min_period"`
+	MaxPeriod  model.Duration `yaml:"max_period"`
+	MaxRetries int            `yaml:"max_retries"`
+}
+
+// Correlate holds the durations of the rules.
+type Correlate struct {
+	OrderWindow       model.Duration `yaml:"order_window"`
+	LostSettle        model.Duration `yaml:"lost_settle"`
+	FailedAgainWindow model.Duration `yaml:"failed_again_window"`
+	PrematureWindow   model.Duration `yaml:"premature_window"`
+	ExpiryTolerance   model.Duration `yaml:"expiry_tolerance"`
+	ExpectedEndGrace  model.Duration `yaml:"expected_end_grace"`
+	StopPause         model.Duration `yaml:"stop_pause"`
+	BannedGrace       model.Duration `yaml:"banned_grace"`
+}
+
+// Offenders says who counts as what.
+type Offenders struct {
+	RepeatBans    int            `yaml:"repeat_bans"`
+	Window        model.Duration `yaml:"window"`
+	RecidiveJails []string       `yaml:"recidive_jails"`
+}
+
+// Metrics bounds what /metrics shows.
+type Metrics struct {
+	Detail       string `yaml:"detail"`
+	MaxHosts     int    `yaml:"max_hosts"`
+	MaxJails     int    `yaml:"max_jails"`
+	TopOffenders int    `yaml:"top_offenders"`
+}
+
+// Validators are checks that need what this package does not know.
+type Validators struct {
+	// Query says what is wrong with a LogQL query.
+	Query func(string) error
+}
+
+// The defaults.
+var (
+	DefaultBackoff = Backoff{
+		MinPeriod: model.Duration(500 * time.Millisecond), MaxPeriod: model.Duration(5 * time.Minute), MaxRetries: 10,
+	}
+	DefaultSource = Source{
+		Name: "loki", URL: mustURL("http://localhost:3100"), Query: `{job="fail2ban"}`,
+		HostLabels: []string{"host", "hostname", "nodename", "node_name", "node", "instance"},
+		Timezone:   "auto", Lookback: days(30), Lag: model.Duration(10 * time.Second), PollInterval: model.Duration(15 * time.Second),
+		MaxLateness: model.Duration(time.Hour), PageSize: 5000, Timeout: model.Duration(time.Minute),
+		Backoff: DefaultBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
+	}
+	DefaultClient = Client{
+		BatchSize: 1 << 20, Timeout: model.Duration(10 * time.Second), Backoff: DefaultBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
+	}
+	DefaultCorrelate = Correlate{
+		OrderWindow: model.Duration(2 * time.Second), LostSettle: model.Duration(2 * time.Minute), FailedAgainWindow: model.Duration(10 * time.Minute),
+		PrematureWindow: days(1), ExpiryTolerance: model.Duration(time.Second), ExpectedEndGrace: model.Duration(5 * time.Minute),
+		StopPause: model.Duration(2 * time.Second), BannedGrace: model.Duration(5 * time.Second),
+	}
+	DefaultOffenders = Offenders{RepeatBans: 2, Window: days(30), RecidiveJails: []string{"recidive"}}
+	DefaultMetrics   = Metrics{Detail: "auto", MaxHosts: 5000, MaxJails: 200, TopOffenders: 50}
+)
+
+// Default is the configuration of an empty file, were one allowed.
+func Default() Config {
+	return Config{Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics}
+}
+
+func days(n int) model.Duration { return model.Duration(time.Duration(n) * 24 * time.Hour) }
+
+func mustURL(s string) promconfig.URL {
+	u, err := url.Parse(s)
+	if err != nil {
+		panic(err)
+	}
+	return promconfig.URL{URL: u}
+}
+
+// LoadFile reads a configuration file. Relative paths inside it are relative
+// to its folder.
+func LoadFile(path string, expandEnv bool, v Validators) (*Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	c, err := Load(text, expandEnv, v)
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	c.setDirectory(filepath.Dir(path))
+	return c, nil
+}
+
+// Load reads a configuration.
+func Load(text []byte, expandEnv bool, v Validators) (*Config, error) {
+	if expandEnv {
+		text = expand(text, os.LookupEnv)
+	}
+	c := Default()
+	c.Sources = nil
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	if err := d.Decode(&c); errors.Is(err, io.EOF) {
+		return nil, errors.New("it is empty; it needs at least a list `sources` with one entry, see config.example.yaml")
+	} else if err != nil {
+		return nil, readable(err)
+	}
+	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("it holds more than one YAML document; give one")
+	}
+	if err := c.validate(v); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// typeName is how yaml.v3 names the types of this program, which no user knows.
+var typeName = regexp.MustCompile(` in type \w+\.(\w+)`)
+
+// readable says what the YAML decoder found in one line and in the user's words.
+func readable(err error) error {
+	var te *yaml.TypeError
+	if !errors.As(err, &te) {
+		return err
+	}
+	for i, e := range te.Errors {
+		e = strings.ReplaceAll(e, "not found", "is not known")
+		te.Errors[i] = typeName.ReplaceAllString(e, "")
+	}
+	return errors.New(strings.Join(te.Errors, "; "))
+}
+
+var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}`)
+
+// expand replaces ${VAR} and ${VAR:-default}, as Loki does.
+func expand(text []byte, lookup func(string) (string, bool)) []byte {
+	return variable.ReplaceAllFunc(text, func(m []byte) []byte {
+		parts := variable.FindSubmatch(m)
+		if v, ok := lookup(string(parts[1])); ok && v != "" {
+			return []byte(v)
+		}
+		return parts[2]
+	})
+}
+
+// UnmarshalYAML sets the defaults first.
+func (s *Source) UnmarshalYAML(unmarshal func(any) error) error {
+	*s = DefaultSource
+	s.HostLabels = slices.Clone(DefaultSource.HostLabels)
+	type plain Source
+	return unmarshal((*plain)(s))
+}
+
+// UnmarshalYAML sets the defaults first.
+func (c *Client) UnmarshalYAML(unmarshal func(any) error) error {
+	*c = DefaultClient
+	type plain Client
+	return unmarshal((*plain)(c))
+}
+
+// UnmarshalYAML sets the defaults first.
+func (b *Backoff) UnmarshalYAML(unmarshal func(any) error) error {
+	*b = DefaultBackoff
+	type plain Backoff
+	return unmarshal((*plain)(b))
+}
+
+// UnmarshalYAML sets the defaults first.
+func (c *Correlate) UnmarshalYAML(unmarshal func(any) error) error {
+	*c = DefaultCorrelate
+	type plain Correlate
+	return unmarshal((*plain)(c))
+}
+
+// UnmarshalYAML sets the defaults first.
+func (o *Offenders) UnmarshalYAML(unmarshal func(any) error) error {
+	*o = DefaultOffenders
+	type plain Offenders
+	return unmarshal((*plain)(o))
+}
+
+// UnmarshalYAML sets the defaults first.
+func (m *Metrics) UnmarshalYAML(unmarshal func(any) error) error {
+	*m = DefaultMetrics
+	type plain Metrics
+	return unmarshal((*plain)(m))
+}
+
+func (c *Config) validate(v Validators) error {
+	if len(c.Sources) == 0 {
+		return errors.New("sources: there is none; name at least one Loki to read, see config.example.yaml")
+	}
+	names := map[string]int{}
+	for i := range c.Sources {
+		at := fmt.Sprintf("sources[%d]", i)
+		s := &c.Sources[i]
+		if err := s.validate(at, v); err != nil {
+			return err
+		}
+		if first, ok := names[s.Name]; ok {
+			return fmt.Errorf("%s.name: %q is the name of sources[%d] already; each source needs its own", at, s.Name, first)
+		}
+		names[s.Name] = i
+	}
+	for i := range c.Clients {
+		if err := c.Clients[i].validate(fmt.Sprintf("clients[%d]", i), names); err != nil {
+			return err
+		}
+	}
+	return errors.Join(c.Offenders.validate(), c.Metrics.validate())
+}
+
+func (s *Source) validate(at string, v Validators) error {
+	if s.Name == "" {
+		return fmt.Errorf("%s.name: it is empty; leave the key away for %q", at, DefaultSource.Name)
+	}
+	if err := checkURL(at, s.URL); err != nil {
+		return err
+	}
+	if v.Query != nil {
+		if err := v.Query(s.Query); err != nil {
+			return fmt.Errorf("%s.query: %w", at, err)
+		}
+	}
+	if len(s.HostLabels) == 0 {
+		return fmt.Errorf("%s.host_labels: the list is empty; name the labels that may hold the host", at)
+	}
+	if err := checkZone(s.Timezone); err != nil {
+		return fmt.Errorf("%s.timezone: %w", at, err)
+	}
+	for host, zone := range s.Timezones {
+		if err := checkZone(zone); err != nil {
+			return fmt.Errorf("%s.timezones.%s: %w", at, host, err)
+		}
+	}
+	if s.PageSize < 1 {
+		return fmt.Errorf("%s.page_size: %d; give at least 1 (Loki's default limit is 5000)", at, s.PageSize)
+	}
+	for _, d := range []struct {
+		key string
+		is  model.Duration
+	}{{"lookback", s.Lookback}, {"poll_interval", s.PollInterval}, {"timeout", s.Timeout}} {
+		if d.is <= 0 {
+			return fmt.Errorf("%s.%s: it must be longer than 0", at, d.key)
+		}
+	}
+	if err := s.Backoff.validate(at); err != nil {
+		return err
+	}
+	return located(at, s.HTTP.Validate())
+}
+
+func (c *Client) validate(at string, sources map[string]int) error {
+	if c.URL.URL == nil {
+		return fmt.Errorf("%s.url: it is missing; give the Loki to push findings to, like http://localhost:3100", at)
+	}
+	if err := checkURL(at, c.URL); err != nil {
+		return err
+	}
+	for _, name := range c.Sources {
+		if _, ok := sources[name]; !ok {
+			return fmt.Errorf("%s.sources: %q is no source; name entries of `sources`", at, name)
+		}
+	}
+	if c.BatchSize < 1024 {
+		return fmt.Errorf("%s.batchsize: %d bytes; give at least 1024", at, c.BatchSize)
+	}
+	if c.Timeout <= 0 {
+		return fmt.Errorf("%s.timeout: it must be longer than 0", at)
+	}
+	for label := range c.ExternalLabels {
+		if !model.LabelName(label).IsValidLegacy() {
+			return fmt.Errorf("%s.external_labels: %q is no label name", at, label)
+		}
+	}
+	if err := c.Backoff.validate(at); err != nil {
+		return err
+	}
+	return located(at, c.HTTP.Validate())
+}
+
+func (b *Backoff) validate(at string) error {
+	if b.MinPeriod <= 0 || b.MaxPeriod < b.MinPeriod {
+		return fmt.Errorf("%s.backoff_config: min_period must be longer than 0 and not longer than max_period", at)
+	}
+	if b.MaxRetries < 0 {
+		return fmt.Errorf("%s.backoff_config.max_retries: %d; give 0 for no end, or a number of tries", at, b.MaxRetries)
+	}
+	return nil
+}
+
+func (o *Offenders) validate() error {
+	if o.RepeatBans < 2 {
+		return fmt.Errorf("offenders.repeat_bans: %d; who comes back was banned at least 2 times", o.RepeatBans)
+	}
+	if o.Window <= 0 {
+		return errors.New("offenders.window: it must be longer than 0")
+	}
+	return nil
+}
+
+func (m *Metrics) validate() error {
+	if !slices.Contains([]string{"auto", "fleet", "host", "jail"}, m.Detail) {
+		return fmt.Errorf("metrics.detail: %q; give auto, fleet, host or jail", m.Detail)
+	}
+	if m.MaxHosts < 1 || m.MaxJails < 1 || m.TopOffenders < 0 {
+		return errors.New("metrics: max_hosts and max_jails must be at least 1, top_offenders at least 0")
+	}
+	return nil
+}
+
+func checkURL(at string, u promconfig.URL) error {
+	if u.URL == nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("%s.url: %q is not a URL of a server; give one like http://localhost:3100", at, u.Redacted())
+	}
+	return nil
+}
+
+func checkZone(name string) error {
+	if name == "auto" || name == "" {
+		return nil
+	}
+	if _, err := time.LoadLocation(name); err != nil {
+		return fmt.Errorf("%q is not a time zone; give auto, UTC, Local or a name like Europe/Berlin", name)
+	}
+	return nil
+}
+
+// located names the YAML path of an error.
+func located(at string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", at, err)
+}
+
+func (c *Config) setDirectory(dir string) {
+	for i := range c.Sources {
+		c.Sources[i].HTTP.SetDirectory(dir)
+	}
+	for i := range c.Clients {
+		c.Clients[i].HTTP.SetDirectory(dir)
+	}
+}
+
+// String is the configuration as YAML, with its secrets masked.
+func (c *Config) String() string {
+	text, err := yaml.Marshal(c)
+	if err != nil {
+		return fmt.Sprintf("# %v", err)
+	}
+	return string(text)
+}

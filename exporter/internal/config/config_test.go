@@ -1,0 +1,143 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	promconfig "github.com/prometheus/common/config"
+)
+
+// Each rule has its own short bad file, and this is what a user reads.
+var invalid = map[string]string{
+	"empty":           "it is empty; it needs at least a list `sources` with one entry, see config.example.yaml",
+	"comments":        "it is empty; it needs at least a list `sources` with one entry, see config.example.yaml",
+	"no-sources":      `sources: there is none; name at least one Loki to read, see config.example.yaml`,
+	"unknown-key":     `line 2: field querry is not known`,
+	"unknown-section": `line 1: field source is not known`,
+	"unknown-nested":  `line 2: field min is not known`,
+	"url":             `sources[0].url: "localhost:3100" is not a URL of a server; give one like http://localhost:3100`,
+	"zone":            `sources[0].timezone: "Mars/Base" is not a time zone; give auto, UTC, Local or a name like Europe/Berlin`,
+	"zones":           `sources[0].timezones.web-1: "nowhere" is not a time zone; give auto, UTC, Local or a name like Europe/Berlin`,
+	"page":            `sources[0].page_size: 0; give at least 1 (Loki's default limit is 5000)`,
+	"query":           `sources[0].query: that is no LogQL`,
+	"duplicate":       `sources[1].name: "a" is the name of sources[0] already; each source needs its own`,
+	"lookback":        `sources[0].lookback: it must be longer than 0`,
+	"duration":        `not a valid duration string: "soon"`,
+	"client-url":      `clients[0].url: it is missing; give the Loki to push findings to, like http://localhost:3100`,
+	"client-source":   "clients[0].sources: \"b\" is no source; name entries of `sources`",
+	"client-label":    `clients[0].external_labels: "a-b" is no label name`,
+	"backoff":         `sources[0].backoff_config: min_period must be longer than 0 and not longer than max_period`,
+	"auth":            `sources[0]: at most one of basic_auth, oauth2, bearer_token & bearer_token_file must be configured`,
+	"repeat":          `offenders.repeat_bans: 1; who comes back was banned at least 2 times`,
+	"detail":          `metrics.detail: "ip"; give auto, fleet, host or jail`,
+	"documents":       `it holds more than one YAML document; give one`,
+}
+
+var noLogQL = Validators{Query: func(q string) error {
+	if strings.Count(q, "{") != strings.Count(q, "}") {
+		return errors.New("that is no LogQL")
+	}
+	return nil
+}}
+
+func TestInvalid(t *testing.T) {
+	files, err := filepath.Glob("testdata/invalid-*.yaml")
+	if err != nil || len(files) != len(invalid) {
+		t.Fatalf("%d files for %d messages: %v", len(files), len(invalid), err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "invalid-"), ".yaml")
+		_, err := LoadFile(file, false, noLogQL)
+		if err == nil {
+			t.Errorf("%s: no error", name)
+			continue
+		}
+		if diff := cmp.Diff("configuration "+file+": "+invalid[name], err.Error()); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// The example shows every key with its default; beyond the defaults it has the
+// client that makes it useful as it is.
+func TestExampleIsTheDefault(t *testing.T) {
+	c, err := LoadFile("../../../config.example.yaml", false, noLogQL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Clients) != 1 || c.Clients[0].URL.String() != "http://localhost:3100" {
+		t.Fatalf("clients: %v", c.Clients)
+	}
+	client := DefaultClient
+	client.URL = mustURL("http://localhost:3100")
+	want := Default()
+	want.Clients = []Client{client}
+	if diff := cmp.Diff(want.String(), c.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Every key of the configuration stands in the example, commented out or not.
+func TestExampleIsComplete(t *testing.T) {
+	text, err := os.ReadFile("../../../config.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := Default()
+	c.Sources[0].TenantID, c.Sources[0].Timezones = "x", map[string]string{"a": "UTC"}
+	client := DefaultClient
+	client.URL, client.TenantID, client.Sources, client.ExternalLabels = mustURL("http://h"), "x", []string{"loki"}, map[string]string{"cluster": "x"}
+	c.Clients = []Client{client}
+	for line := range strings.Lines(c.String()) {
+		key, _, ok := strings.Cut(strings.TrimLeft(line, " -"), ":")
+		if !ok || key == "a" || key == "follow_redirects" || key == "enable_http2" || strings.HasPrefix(key, "http") {
+			continue
+		}
+		if !strings.Contains(string(text), key+":") {
+			t.Errorf("%s is not in the example", key)
+		}
+	}
+}
+
+func TestDefaultsOfASource(t *testing.T) {
+	c, err := Load([]byte("sources: [{}]"), false, Validators{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	if diff := cmp.Diff(want.String(), c.String()); diff != "" {
+		t.Error(diff)
+	}
+	if !c.Sources[0].HTTP.FollowRedirects || !c.Sources[0].HTTP.EnableHTTP2 {
+		t.Error("the HTTP client's defaults are lost")
+	}
+}
+
+func TestExpand(t *testing.T) {
+	env := map[string]string{"HOST": "loki", "EMPTY": ""}
+	lookup := func(k string) (string, bool) { v, ok := env[k]; return v, ok }
+	for in, want := range map[string]string{
+		"http://${HOST}:3100": "http://loki:3100", "${NONE:-x}": "x", "${EMPTY:-y}": "y", "${NONE}": "", "$HOST": "$HOST", "${HOST:-z}": "loki",
+	} {
+		if got := string(expand([]byte(in), lookup)); got != want {
+			t.Errorf("%s: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestSecretsAreMasked(t *testing.T) {
+	c, err := Load([]byte("sources:\n  - url: http://me:geheim@h\n    basic_auth: {username: u, password: geheim}\nclients: [{url: 'http://x:geheim@h'}]"), false, Validators{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := c.String(); strings.Contains(s, "geheim") || !strings.Contains(s, "<secret>") {
+		t.Error(s)
+	}
+	if c.Sources[0].HTTP.BasicAuth.Password != promconfig.Secret("geheim") {
+		t.Error("the password itself is gone")
+	}
+}

@@ -1,0 +1,293 @@
+// Package loki speaks Loki's HTTP API: reading log ranges whole and pushing
+// entries. It knows nothing of fail2ban.
+package loki
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/grafana/dskit/backoff"
+	promconfig "github.com/prometheus/common/config"
+)
+
+// Options say which Loki, and how it is asked.
+type Options struct {
+	// URL is Loki's base URL, or the full path of one of its APIs.
+	URL *url.URL
+	// TenantID is sent as X-Scope-OrgID; empty sends none.
+	TenantID string
+	// HTTP are the client options of Prometheus.
+	HTTP promconfig.HTTPClientConfig
+	// Timeout bounds one request. Default 1 min.
+	Timeout time.Duration
+	// PageSize is how many entries one request asks for. Default 5000; a
+	// smaller limit of the server is obeyed.
+	PageSize int
+	// MaxWindow is the longest range of one query; longer ones are cut. Loki
+	// refuses ranges beyond its max_query_length (30d1h). Default 24 h.
+	MaxWindow time.Duration
+	// Backoff is how failed requests are tried again.
+	Backoff backoff.Config
+	// UserAgent names this program.
+	UserAgent string
+	// Observe, where set, is told of each request: its status code, or
+	// "error", and how long it took.
+	Observe func(code string, took time.Duration)
+	// Retrying, where set, is told why a request is tried again.
+	Retrying func(error)
+}
+
+// Client asks one Loki as one tenant. It may be used concurrently.
+type Client struct {
+	o    Options
+	base url.URL
+	http *http.Client
+}
+
+// apiPaths are the ends of URLs that users copy from their shippers.
+var apiPaths = []string{"/loki/api/v1/push", "/loki/api/v1/query_range", "/loki/api/v1/query", "/loki/api/v1", "/api/prom/push"}
+
+// New makes a client. It sends nothing.
+func New(o Options) (*Client, error) {
+	if o.URL == nil || o.URL.Host == "" {
+		return nil, errors.New("loki: the URL names no server")
+	}
+	o.PageSize = cmp.Or(o.PageSize, 5000)
+	o.Timeout = cmp.Or(o.Timeout, time.Minute)
+	o.MaxWindow = cmp.Or(o.MaxWindow, 24*time.Hour)
+	h, err := promconfig.NewClientFromConfig(o.HTTP, "loki")
+	if err != nil {
+		return nil, fmt.Errorf("loki: %w", err)
+	}
+	base := *o.URL
+	base.Path = strings.TrimSuffix(base.Path, "/")
+	for _, api := range apiPaths {
+		base.Path = strings.TrimSuffix(base.Path, api)
+	}
+	base.RawQuery, base.Fragment = "", ""
+	return &Client{o: o, base: base, http: h}, nil
+}
+
+// Close lets idle connections go.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Error is a request that failed.
+type Error struct {
+	Op     string // what was asked
+	Status int    // 0 where no answer came
+	Body   string // the first line of Loki's own words
+	Err    error  // what went wrong without an answer
+	// RetryAfter is how long the server asks to be left alone.
+	RetryAfter time.Duration
+}
+
+func (e *Error) Error() string {
+	if e.Status == 0 {
+		return fmt.Sprintf("loki: %s: %v", e.Op, e.Err)
+	}
+	s := fmt.Sprintf("loki: %s: status %d %s", e.Op, e.Status, http.StatusText(e.Status))
+	if e.Body != "" {
+		s += ": " + e.Body
+	}
+	if hint := e.hint(); hint != "" {
+		s += " (" + hint + ")"
+	}
+	return s
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Temporary tells whether trying again can help: no answer, overload, or an
+// error of the server.
+func (e *Error) Temporary() bool {
+	return e.Status == 0 || e.Status == http.StatusTooManyRequests || e.Status >= 499
+}
+
+// hint says what to change.
+func (e *Error) hint() string {
+	switch {
+	case e.Status == http.StatusUnauthorized && strings.Contains(e.Body, "org id"):
+		return "this Loki has tenants: set tenant_id"
+	case e.Status == http.StatusUnauthorized:
+		return "set basic_auth or authorization, and tenant_id where Loki has tenants"
+	case e.Status == http.StatusForbidden:
+		return "this user or tenant may not: check basic_auth, authorization and tenant_id"
+	case e.Status == http.StatusNotFound:
+		return "nothing like Loki answers there: check url"
+	case e.Status == http.StatusBadRequest && strings.Contains(e.Body, "parse error"):
+		return "check query"
+	}
+	return ""
+}
+
+const (
+	maxAnswer = 256 << 20 // bytes of one page
+	maxWords  = 64 << 10  // bytes read of an error's body
+	maxShown  = 300       // bytes shown of it
+)
+
+// request is one call of the API.
+type request struct {
+	op     string
+	method string
+	path   string
+	query  url.Values
+	body   []byte
+	header map[string]string
+	// read takes the body of a good answer.
+	read func(io.Reader) error
+}
+
+// do sends a request and tries again where that can help.
+func (c *Client) do(ctx context.Context, r request) error {
+	b := backoff.New(ctx, c.o.Backoff)
+	for {
+		err := c.once(ctx, r)
+		var e *Error
+		if err == nil || ctx.Err() != nil || !errors.As(err, &e) || !e.Temporary() {
+			return err
+		}
+		pause := max(b.NextDelay(), e.RetryAfter)
+		if !b.Ongoing() {
+			return fmt.Errorf("%w (gave up after %d tries)", err, b.NumRetries())
+		}
+		if c.o.Retrying != nil {
+			c.o.Retrying(err)
+		}
+		if !sleep(ctx, pause) {
+			return err
+		}
+	}
+}
+
+// sleep pauses and tells whether the context still runs.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// maxRetryAfter bounds how long a server may silence us.
+const maxRetryAfter = 5 * time.Minute
+
+func (c *Client) once(ctx context.Context, r request) error {
+	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
+	defer cancel()
+	u := c.base
+	u.Path += r.path
+	u.RawQuery = r.query.Encode()
+	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), strings.NewReader(string(r.body)))
+	if err != nil {
+		return &Error{Op: r.op, Err: err}
+	}
+	req.Header.Set("User-Agent", c.o.UserAgent)
+	if c.o.TenantID != "" {
+		req.Header.Set("X-Scope-OrgID", c.o.TenantID)
+	}
+	for k, v := range r.header {
+		req.Header.Set(k, v)
+	}
+	start := time.Now()
+	code := "error"
+	if c.o.Observe != nil {
+		defer func() { c.o.Observe(code, time.Since(start)) }()
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return &Error{Op: r.op, Err: plain(err)}
+	}
+	defer resp.Body.Close()
+	code = strconv.Itoa(resp.StatusCode)
+	if resp.StatusCode/100 != 2 {
+		return refused(r.op, resp)
+	}
+	if r.read == nil {
+		return nil
+	}
+	if err := r.read(io.LimitReader(resp.Body, maxAnswer)); err != nil {
+		return &Error{Op: r.op, Err: fmt.Errorf("reading the answer: %w", err)}
+	}
+	return nil
+}
+
+// plain drops the method and the URL from the client's error: the operation
+// says them, and a URL may hold a password.
+func plain(err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		return ue.Err
+	}
+	return err
+}
+
+func refused(op string, resp *http.Response) *Error {
+	e := &Error{Op: op, Status: resp.StatusCode}
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxWords))
+	e.Body = firstLine(string(body))
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
+		e.RetryAfter = min(time.Duration(s)*time.Second, maxRetryAfter)
+	}
+	return e
+}
+
+// firstLine cuts a body to what a log line may hold.
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > maxShown {
+		s = strings.ToValidUTF8(s[:maxShown], "") + "..."
+	}
+	return s
+}
+
+// Ready asks whether Loki takes requests, by a request that every gateway
+// lets through and that needs the same rights as reading.
+func (c *Client) Ready(ctx context.Context) error {
+	return c.once(ctx, request{op: "labels", method: http.MethodGet, path: "/loki/api/v1/labels"})
+}
+
+// Labels lists the label names of a time.
+func (c *Client) Labels(ctx context.Context, from, to time.Time) ([]string, error) {
+	return c.strings(ctx, "labels", "/loki/api/v1/labels", from, to)
+}
+
+// LabelValues lists the values of a label in a time.
+func (c *Client) LabelValues(ctx context.Context, name string, from, to time.Time) ([]string, error) {
+	return c.strings(ctx, "values of label "+name, "/loki/api/v1/label/"+url.PathEscape(name)+"/values", from, to)
+}
+
+func (c *Client) strings(ctx context.Context, op, path string, from, to time.Time) ([]string, error) {
+	var answer struct{ Data []string }
+	err := c.do(ctx, request{
+		op: op, method: http.MethodGet, path: path,
+		query: url.Values{"start": {nano(from)}, "end": {nano(to)}},
+		read:  func(r io.Reader) error { return json.NewDecoder(r).Decode(&answer) },
+	})
+	return answer.Data, err
+}
+
+// Address is where the client sends its requests, without secrets.
+func (c *Client) Address() string { return c.base.Redacted() }
+
+func nano(t time.Time) string { return strconv.FormatInt(t.UnixNano(), 10) }

@@ -1,0 +1,30 @@
+package offender
+
+import (
+	"time"
+
+	"fail2ban-loki-exporter/exporter/internal/correlate"
+)
+
+// Row is one id of the ranking: what it truly did over all hosts and jails.
+// Unknown is the zero time, a score that is not OK, or an empty string.
+type Row struct {
+	Rank        int // from 1
+	ID          string
+	Score       correlate.Maybe[float64]
+	Bans        int // true bans
+	Restores    int
+	Failures    int
+	GapFailures int // failures while the ban was lifted by a stop
+	Hosts       int // hosts with a true ban
+	Jails       int // jails with a true ban, by name
+	FirstSeen   time.Time
+	LastSeen    time.Time
+	LastBan     time.Time // the newest true ban
+	BannedNow   bool
+	BannedWhere []correlate.Place
+	Escalated   bool // banned by a jail that watches other jails' bans
+	Network     string
+	Country     string
+	ASN         string
+}

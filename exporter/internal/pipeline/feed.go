@@ -1,0 +1,267 @@
+// Package pipeline moves lines from a source to the sinks: window by window
+// through the parser, the correlation and the ranking.
+//
+// The daemon, its back-fill and the one-shot report all feed lines through the
+// same Feed, so that they cannot come to different results.
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"fail2ban-loki-exporter/exporter/internal/correlate"
+	"fail2ban-loki-exporter/exporter/internal/fail2ban"
+)
+
+// Line is one log line with what its source knows of it.
+type Line struct {
+	Host string
+	// At is the time that Loki has for the entry; zero for lines of a file,
+	// whose order is their order in it.
+	At   time.Time
+	Text string
+	// Stream tells apart the streams of a host, which may have different forms.
+	Stream string
+	// Thread and PID are what a journal kept of the writer.
+	Thread string
+	PID    int
+	// Own says that we wrote the line ourselves.
+	Own bool
+	// Unnamed says that no label names the host: Host is the source's name.
+	Unnamed bool
+}
+
+// Source gives the lines of the half-open window [from, to), oldest first.
+type Source interface {
+	Lines(ctx context.Context, from, to time.Time) iter.Seq2[Line, error]
+}
+
+// Results of lines, as fail2ban_exporter_lines_total counts them.
+const (
+	ResultEvent     = "event"
+	ResultOther     = "other"
+	ResultUnparsed  = "unparsed"
+	ResultDuplicate = "duplicate"
+	ResultOwn       = "own"
+)
+
+// FeedOptions configure a Feed.
+type FeedOptions struct {
+	Correlate correlate.Options
+	// Zone gives a host's time zone; nil infers it from the entries' times.
+	Zone func(host string) *time.Location
+	// Newest bounds the years that stamps without one may mean.
+	Newest time.Time
+	// From and To bound the lines of files by their own time, half-open; zero
+	// is no bound. What comes from Loki is bounded by its window.
+	From, To time.Time
+	// Board, where set, is told what the ranking is made of.
+	Board *Board
+	// Count, where set, is called for each line with its result.
+	Count func(result string)
+	// Unparsed, where set, is shown each line that could not be read.
+	Unparsed func(Line)
+}
+
+// Feed turns lines into findings. It is not safe for concurrent use.
+type Feed struct {
+	o        FeedOptions
+	engine   *correlate.Engine
+	parsers  map[streamKey]*fail2ban.Parser
+	coverage map[string]*Coverage
+	unnamed  map[string]bool
+
+	at    time.Time // the instant of the waiting lines
+	group []Line
+}
+
+type streamKey struct{ host, stream string }
+
+// Coverage says what was read of a host.
+type Coverage struct {
+	Lines, Events, Unparsed uint64
+}
+
+// NewFeed makes a feed that has read nothing.
+func NewFeed(o FeedOptions) *Feed {
+	f := &Feed{o: o, parsers: map[streamKey]*fail2ban.Parser{}, coverage: map[string]*Coverage{}, unnamed: map[string]bool{}}
+	if board := o.Board; board != nil {
+		f.o.Correlate.Observe = board.observe
+	}
+	f.engine = correlate.NewEngine(f.o.Correlate)
+	return f
+}
+
+// Engine is the correlation's state.
+func (f *Feed) Engine() *correlate.Engine { return f.engine }
+
+// Coverage says what was read of a host.
+func (f *Feed) Coverage(host string) Coverage {
+	if c := f.coverage[host]; c != nil {
+		return *c
+	}
+	return Coverage{}
+}
+
+// Unnamed counts the hosts, by stream, that no label names.
+func (f *Feed) Unnamed() int { return len(f.unnamed) }
+
+// Add takes one line. Lines of one instant are held back until another comes:
+// Loki promises no order among them, so they are taken in one of our own.
+func (f *Feed) Add(l Line) {
+	if l.Own {
+		f.count(ResultOwn)
+		return
+	}
+	if l.Unnamed {
+		f.unnamed[l.Stream] = true
+	}
+	if l.At.IsZero() {
+		f.Flush()
+		f.take([]Line{l})
+		return
+	}
+	if !l.At.Equal(f.at) {
+		f.Flush()
+	}
+	f.at = l.At
+	f.group = append(f.group, l)
+}
+
+// Flush takes the lines held back. It is called where an instant is known to
+// be complete: at the end of a window, which no instant straddles.
+func (f *Feed) Flush() {
+	if len(f.group) == 0 {
+		return
+	}
+	f.take(f.group)
+	clear(f.group)
+	f.group = f.group[:0]
+}
+
+// parsed is a line that was read.
+type parsed struct {
+	host string
+	text string
+	ev   fail2ban.Event
+}
+
+// take reads the lines of one instant and hands them on in the order of the
+// rules: event time, rank of the verb, jail, id, line.
+func (f *Feed) take(lines []Line) {
+	if len(lines) == 1 {
+		var ev fail2ban.Event
+		if f.parse(&lines[0], &ev) {
+			f.engine.Add(lines[0].Host, &ev)
+		}
+		return
+	}
+	slices.SortFunc(lines, func(a, b Line) int {
+		return cmp.Or(strings.Compare(a.Host, b.Host), strings.Compare(a.Stream, b.Stream), strings.Compare(a.Text, b.Text))
+	})
+	events := make([]parsed, 0, len(lines))
+	for i := range lines {
+		p := parsed{host: lines[i].Host, text: lines[i].Text}
+		if f.parse(&lines[i], &p.ev) {
+			events = append(events, p)
+		}
+	}
+	slices.SortStableFunc(events, func(a, b parsed) int {
+		return cmp.Or(strings.Compare(a.host, b.host), a.ev.Time.Compare(b.ev.Time), cmp.Compare(rank(a.ev.Kind), rank(b.ev.Kind)),
+			strings.Compare(a.ev.Jail, b.ev.Jail), strings.Compare(a.ev.ID, b.ev.ID), strings.Compare(a.text, b.text))
+	})
+	for i := range events {
+		f.engine.Add(events[i].host, &events[i].ev)
+	}
+}
+
+// rank puts lines that are no events last.
+func rank(k fail2ban.Kind) int {
+	if k == fail2ban.Other {
+		return 1 << 8
+	}
+	return int(k)
+}
+
+// parse reads a line and tells whether the engine shall see it.
+func (f *Feed) parse(l *Line, ev *fail2ban.Event) bool {
+	key := streamKey{l.Host, l.Stream}
+	p, ok := f.parsers[key]
+	if !ok {
+		p = fail2ban.NewParser(fail2ban.Options{Location: f.zone(l.Host), Newest: f.o.Newest})
+		f.parsers[key] = p
+	}
+	err := p.Parse([]byte(l.Text), l.At, ev)
+	if l.At.IsZero() && f.outside(ev.Time) {
+		return false
+	}
+	c := f.coverage[l.Host]
+	if c == nil {
+		c = &Coverage{}
+		f.coverage[l.Host] = c
+	}
+	c.Lines++
+	switch {
+	case errors.Is(err, fail2ban.ErrUnparsed):
+		c.Unparsed++
+		f.count(ResultUnparsed)
+		if f.o.Unparsed != nil {
+			f.o.Unparsed(*l)
+		}
+		return false
+	case err != nil:
+		f.count(ResultOther)
+		return false
+	case ev.Kind == fail2ban.Other:
+		f.count(ResultOther)
+	default:
+		c.Events++
+		f.count(ResultEvent)
+	}
+	if l.Thread != "" {
+		ev.Thread = l.Thread
+	}
+	if l.PID != 0 && ev.PID == 0 {
+		ev.PID = l.PID
+	}
+	return !ev.Time.IsZero()
+}
+
+// outside tells a line of a file that stands before or after the asked range.
+// A line without a time goes with the one before it: it is no event.
+func (f *Feed) outside(t time.Time) bool {
+	if t.IsZero() {
+		return false
+	}
+	return !f.o.From.IsZero() && t.Before(f.o.From) || !f.o.To.IsZero() && !t.Before(f.o.To)
+}
+
+func (f *Feed) zone(host string) *time.Location {
+	if f.o.Zone == nil {
+		return nil
+	}
+	return f.o.Zone(host)
+}
+
+func (f *Feed) count(result string) {
+	if f.o.Count != nil {
+		f.o.Count(result)
+	}
+}
+
+// Read feeds a whole window of a source.
+func (f *Feed) Read(ctx context.Context, s Source, from, to time.Time) error {
+	for l, err := range s.Lines(ctx, from, to) {
+		if err != nil {
+			return err
+		}
+		f.Add(l)
+	}
+	f.Flush()
+	return ctx.Err()
+}

@@ -1,0 +1,208 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"fail2ban-loki-exporter/exporter/internal/correlate"
+)
+
+// Sink takes findings. It is idempotent: the same findings twice do no harm.
+type Sink interface {
+	Name() string
+	// Publish returns an error when the findings must be offered again.
+	Publish(ctx context.Context, source string, findings []correlate.Finding) error
+}
+
+// FollowOptions say how a source is read. The zero value of a duration is not
+// a default: config has those.
+type FollowOptions struct {
+	// Name is the source's.
+	Name string
+	// Lookback is how far back the back-fill begins.
+	Lookback time.Duration
+	// Lag is how far behind the clock the windows end: lines that Loki has not
+	// yet taken in would be missed.
+	Lag time.Duration
+	// Poll is the pause between two windows.
+	Poll time.Duration
+	// MaxLateness is how long a host must have been silent before its silence
+	// settles what waits for its later lines.
+	MaxLateness time.Duration
+	// Window is the length of the back-fill's windows.
+	Window time.Duration
+	// Once ends after the back-fill, with everything settled.
+	Once bool
+	// Query is named in messages.
+	Query string
+	// Fatal tells errors that no retry can mend.
+	Fatal func(error) bool
+}
+
+// Status is how far a follower has come.
+type Status struct {
+	Source   string
+	Cursor   time.Time // everything before it has been read
+	CaughtUp bool
+	Started  time.Time // when the back-fill began
+	From     time.Time // where it began
+	Err      error     // of the last window, nil when it was read
+	Lines    uint64
+	Report   correlate.Report
+	Unnamed  int // streams that no label gives a host
+	Keys     int // ids in jails of hosts that state is kept of
+}
+
+// Follower reads one source: the past first, then what comes.
+type Follower struct {
+	o        FollowOptions
+	source   Source
+	feed     *Feed
+	sinks    []Sink
+	log      *slog.Logger
+	progress func(Status)
+
+	cursor, from, started time.Time
+	lines                 uint64
+	pending               []correlate.Finding
+	complained            time.Time
+}
+
+// NewFollower makes a follower; progress is called after each window.
+func NewFollower(o FollowOptions, s Source, f *Feed, sinks []Sink, log *slog.Logger, progress func(Status)) *Follower {
+	if o.Window == 0 {
+		o.Window = 24 * time.Hour
+	}
+	w := &Follower{o: o, source: s, feed: f, sinks: sinks, log: log, progress: progress}
+	count := f.o.Count
+	f.o.Count = func(result string) {
+		w.lines++
+		if count != nil {
+			count(result)
+		}
+	}
+	return w
+}
+
+// Run back-fills and follows until the context ends. It returns an error when
+// Once is set and the past could not be read, or when reading can never work.
+func (w *Follower) Run(ctx context.Context) error {
+	w.started = time.Now()
+	w.from = w.started.Add(-w.o.Lookback)
+	w.cursor = w.from
+	for {
+		err := w.catchUp(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && (w.o.Once || w.o.Fatal != nil && w.o.Fatal(err)):
+			return err
+		case err != nil:
+			w.log.Error("Loki cannot be read; trying again", "source", w.o.Name, "err", err, "cursor", w.cursor)
+		case w.o.Once:
+			return w.finish(ctx)
+		}
+		w.complainOfSilence()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(w.o.Poll):
+		}
+	}
+}
+
+// catchUp reads window after window up to now less the lag.
+func (w *Follower) catchUp(ctx context.Context) error {
+	end := time.Now().Add(-w.o.Lag)
+	for w.cursor.Before(end) {
+		to := w.cursor.Add(w.o.Window)
+		if to.After(end) {
+			to = end
+		}
+		if err := w.feed.Read(ctx, w.source, w.cursor, to); err != nil {
+			w.tell(err, false)
+			return fmt.Errorf("source %s: %w", w.o.Name, err)
+		}
+		w.cursor = to
+		if !to.Before(end) {
+			w.passSilence(end)
+		}
+		w.publish(ctx)
+		w.tell(nil, !to.Before(end))
+	}
+	return nil
+}
+
+// passSilence lets the log time of silent hosts pass.
+func (w *Follower) passSilence(now time.Time) {
+	e := w.feed.Engine()
+	settled := now.Add(-w.o.MaxLateness)
+	for _, host := range e.Hosts() {
+		if e.HostClock(host).Before(settled) {
+			e.Advance(host, settled)
+		}
+	}
+}
+
+// finish settles everything as of the newest line.
+func (w *Follower) finish(ctx context.Context) error {
+	e := w.feed.Engine()
+	e.Finish(e.Newest())
+	if err := w.publish(ctx); err != nil {
+		return err
+	}
+	w.tell(nil, true)
+	w.complainOfSilence()
+	return nil
+}
+
+// maxPending bounds the findings kept while no sink takes them.
+const maxPending = 1 << 18
+
+// publish offers the findings to every sink. What a sink does not take is
+// offered again with the next window.
+func (w *Follower) publish(ctx context.Context) error {
+	w.pending = append(w.pending, w.feed.Engine().Findings()...)
+	if len(w.pending) == 0 {
+		return nil
+	}
+	var errs []error
+	for _, s := range w.sinks {
+		if err := s.Publish(ctx, w.o.Name, w.pending); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", s.Name(), err))
+			w.log.Error("findings were not taken; they will be offered again", "sink", s.Name(), "findings", len(w.pending), "err", err)
+		}
+	}
+	if len(errs) == 0 {
+		w.pending = nil
+	} else if extra := len(w.pending) - maxPending; extra > 0 {
+		w.log.Error("findings dropped: no sink takes them", "findings", extra)
+		w.pending = w.pending[extra:]
+	}
+	return errors.Join(errs...)
+}
+
+func (w *Follower) tell(err error, caughtUp bool) {
+	s := Status{
+		Source: w.o.Name, Cursor: w.cursor, CaughtUp: caughtUp, Started: w.started, From: w.from, Err: err, Lines: w.lines,
+		Unnamed: w.feed.Unnamed(), Keys: w.feed.Engine().Keys(),
+	}
+	if caughtUp {
+		s.Report = w.feed.Engine().Report(false)
+	}
+	w.progress(s)
+}
+
+// complainOfSilence says once a minute that the query matches nothing.
+func (w *Follower) complainOfSilence() {
+	if w.lines > 0 || time.Since(w.complained) < time.Minute {
+		return
+	}
+	w.complained = time.Now()
+	w.log.Warn("no stream matches the query, so there is nothing to show; see which labels your fail2ban logs have and set sources.query to them",
+		"source", w.o.Name, "query", w.o.Query, "since", w.from.UTC().Format(time.RFC3339),
+		"try", `{job=~".*fail2ban.*"}, {filename=~".*fail2ban.*"}, {unit="fail2ban.service"}, {container=~".*fail2ban.*"}`)
+}

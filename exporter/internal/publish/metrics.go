@@ -1,0 +1,490 @@
+package publish
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fail2ban-loki-exporter/exporter/internal/correlate"
+	"fail2ban-loki-exporter/exporter/internal/offender"
+)
+
+// View is the state that /metrics shows.
+type View struct {
+	At        time.Time // now, on the clock of whoever made the view
+	Sources   []SourceReport
+	Offenders []offender.Row // the top K, best first
+	Tracked   int            // all offenders
+	Repeat    int            // all repeat offenders
+	// CaughtUp says that the back-fill is done. Before, domain metrics would
+	// show the past as if it were happening now, and are not served (rule 10).
+	CaughtUp bool
+}
+
+// How fine the series are: MetricsOptions.Detail.
+const (
+	DetailFleet = "fleet" // neither host nor jail
+	DetailHost  = "host"
+	DetailJail  = "jail"
+)
+
+// autoDetailHosts is up to how many hosts jails are told apart by default.
+const autoDetailHosts = 100
+
+// staleHost is how long a silent host's last line is shown.
+const staleHost = 7 * 24 * time.Hour
+
+// otherLabel is the host or jail of what did not fit.
+const otherLabel = "other"
+
+// MetricsOptions bound the number of series.
+type MetricsOptions struct {
+	// Detail is one of the constants above. Empty means jail up to 100 hosts,
+	// then host, and never back, so that no counter jumps to and fro.
+	Detail string
+	// MaxHosts and MaxJails bound the values of the labels `host` and `jail`,
+	// first come first served; what is more goes into `other`. 0 is no bound.
+	MaxHosts, MaxJails int
+	// NameSource adds the label `source`; set with more than one source.
+	NameSource bool
+}
+
+// Metrics serves the domain metrics of the last view. A scrape sends what Set
+// made ready; it waits for nothing.
+type Metrics struct {
+	o    MetricsOptions
+	self *Self
+
+	mu    sync.Mutex // guards what stays from one Set to the next
+	auto  string
+	hosts admission
+	jails admission
+
+	served atomic.Pointer[[]prometheus.Metric]
+}
+
+// NewMetrics makes the collector, which serves nothing before the first Set.
+// It tells self, where given, how many series it serves.
+func NewMetrics(o MetricsOptions, self *Self) *Metrics {
+	m := &Metrics{o: o, self: self, auto: DetailJail, hosts: newAdmission(o.MaxHosts), jails: newAdmission(o.MaxJails)}
+	m.served.Store(new([]prometheus.Metric))
+	return m
+}
+
+// Describe sends the description of every metric.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	for i := range domain {
+		ch <- domain[i].desc(m.o.NameSource)
+	}
+}
+
+// Collect sends the series of the last view.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range *m.served.Load() {
+		ch <- s
+	}
+}
+
+// Set makes a view the one that is served.
+func (m *Metrics) Set(v *View) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := &page{m: m, series: make([]seriesSet, len(domain))}
+	if v.CaughtUp {
+		p.detail = m.detail(v)
+		p.fill(v)
+	}
+	served := p.metrics()
+	m.served.Store(&served)
+}
+
+func (m *Metrics) detail(v *View) string {
+	if m.o.Detail != "" {
+		return m.o.Detail
+	}
+	hosts := 0
+	for _, s := range v.Sources {
+		hosts += len(s.Report.Hosts)
+	}
+	if hosts > autoDetailHosts {
+		m.auto = DetailHost
+	}
+	return m.auto
+}
+
+// admission lets the first so many names in and keeps to that: a name's
+// counters must not move from one series to another.
+type admission struct {
+	limit int
+	names map[string]bool // true: has its own series
+	in    int
+}
+
+func newAdmission(limit int) admission { return admission{limit: limit, names: map[string]bool{}} }
+
+// admit tells whether a name has its own series, and whether it is new and has not.
+func (a *admission) admit(name string) (own, refused bool) {
+	own, known := a.names[name]
+	if known {
+		return own, false
+	}
+	own = a.limit == 0 || a.in < a.limit
+	a.names[name] = own
+	if own {
+		a.in++
+	}
+	return own, !own
+}
+
+// label makes a text fit to be a label's value: short, valid, and harmless to
+// whoever reads the page in a terminal.
+func label(s string) string { return limited(visible(valid(s))) }
+
+func (m *Metrics) name(a *admission, key, label string) (name string, own bool) {
+	own, refused := a.admit(key)
+	if refused && m.self != nil {
+		m.self.SeriesLimited.Inc()
+	}
+	if !own {
+		return otherLabel, false
+	}
+	return label, true
+}
+
+// emit is how a metric gives one value, with those of its own labels.
+type emit func(value float64, own ...string)
+
+// metric is one domain metric. One of its functions is set and says what it
+// is made of: each jail, each host, or the view.
+type metric struct {
+	name, help string
+	kind       prometheus.ValueType
+	labels     []string // its own, after source, host and jail
+	single     bool     // one host's or jail's own value, which cannot be added to another's
+	jail       func(emit, *correlate.JailReport)
+	host       func(emit, *correlate.HostReport, *View)
+	view       func(emit, *View)
+	histogram  func(*correlate.JailReport) correlate.Histogram // classic buckets carry `jail` alone
+}
+
+func (d *metric) labelNames(source bool) []string {
+	var l []string
+	if source && d.view == nil {
+		l = append(l, "source")
+	}
+	switch {
+	case d.histogram != nil:
+		l = append(l, "jail")
+	case d.jail != nil:
+		l = append(l, "host", "jail")
+	case d.host != nil:
+		l = append(l, "host")
+	}
+	return append(l, d.labels...)
+}
+
+func (d *metric) desc(source bool) *prometheus.Desc {
+	return prometheus.NewDesc(d.name, d.help, d.labelNames(source), nil)
+}
+
+const (
+	counter = prometheus.CounterValue
+	gauge   = prometheus.GaugeValue
+)
+
+// domain is every metric of what the log says, in the order of the interface.
+var domain = []metric{
+	{name: "fail2ban_log_events_total", kind: counter, labels: []string{"verb"}, jail: each(correlate.Verbs, func(c *correlate.Counts) []uint64 { return c.Verbs[:] }),
+		help: "Lines of the log by their verb, as they stand there."},
+	{name: "fail2ban_failures_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Failures }),
+		help: "Failures, each counted once."},
+	{name: "fail2ban_bans_total", kind: counter, labels: []string{"origin"}, jail: each(correlate.BanOrigins, func(c *correlate.Counts) []uint64 { return c.Bans[:] }),
+		help: "True bans by origin, without restored and re-read ones."},
+	{name: "fail2ban_restored_bans_total", kind: counter, labels: []string{"cause"}, jail: each(correlate.RestoreCauses, func(c *correlate.Counts) []uint64 { return c.Restored[:] }),
+		help: "Bans that were put back in force, by what had lifted them."},
+	{name: "fail2ban_reread_bans_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Reread }),
+		help: "Bans for an offence already counted, because the watched log was read again."},
+	{name: "fail2ban_unbans_total", kind: counter, labels: []string{"cause"}, jail: each(correlate.UnbanCauses, func(c *correlate.Counts) []uint64 { return c.Unbans[:] }),
+		help: "Unbans by cause."},
+	{name: "fail2ban_banned_ips", kind: gauge, jail: size(func(j *correlate.JailReport) int { return j.BannedNow }),
+		help: "Addresses, subnets and ids banned now."},
+	{name: "fail2ban_unprotected_ips", kind: gauge, jail: size(func(j *correlate.JailReport) int { return j.Unprotected }),
+		help: "Bans lifted by a stop and not yet restored, though their time is not over."},
+	{name: "fail2ban_lost_bans_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Lost }),
+		help: "Bans that a stop lifted and no start restored, though their time was not over."},
+	{name: "fail2ban_protection_gap_seconds", histogram: func(j *correlate.JailReport) correlate.Histogram { return j.GapSeconds },
+		help: "How long bans were lifted between a stop and their restore, in seconds."},
+	{name: "fail2ban_gap_failures_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.GapFailures }),
+		help: "Failures of ids while their bans were lifted by a stop."},
+	{name: "fail2ban_server_restarts_total", kind: counter, labels: []string{"kind"}, host: restarts,
+		help: "Restarts of the server by how the run before had ended."},
+	{name: "fail2ban_server_start_timestamp_seconds", kind: gauge, single: true, host: func(e emit, h *correlate.HostReport, _ *View) { e.time(h.Started) },
+		help: "When the server's present run started, in seconds since the epoch."},
+	{name: "fail2ban_server_running", kind: gauge, single: true, host: running,
+		help: "1 if the server runs as far as its log says, else 0."},
+	{name: "fail2ban_server_info", kind: gauge, labels: []string{"version"}, single: true, host: info,
+		help: "Always 1, with the version that the server logged."},
+	{name: "fail2ban_host_last_line_timestamp_seconds", kind: gauge, single: true, host: lastLine,
+		help: "Time of the host's newest line in seconds since the epoch, for seven days after it fell silent."},
+	{name: "fail2ban_jail_bantime_seconds", kind: gauge, single: true, jail: banTime,
+		help: "The jail's ban time in seconds, -1 if permanent."},
+	{name: "fail2ban_jail_findtime_seconds", kind: gauge, single: true, jail: findTime,
+		help: "Within how many seconds the jail counts failures."},
+	{name: "fail2ban_jail_maxretry", kind: gauge, single: true, jail: maxRetry,
+		help: "How many failures make the jail ban."},
+	{name: "fail2ban_reoffences_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Reoffences }),
+		help: "True bans of an id whose ban before in the same jail had truly ended."},
+	{name: "fail2ban_reoffence_delay_seconds", histogram: func(j *correlate.JailReport) correlate.Histogram { return j.Reoffence },
+		help: "Time from a ban's true end to the next true ban of the same id, in seconds."},
+	{name: "fail2ban_premature_unbans_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.PrematureUnbans }),
+		help: "Manual unbans after which the id was soon banned again."},
+	{name: "fail2ban_failures_while_banned_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.FailuresWhileBanned }),
+		help: "Failures of ids while they were banned, which tell of bans that do not hold."},
+	{name: "fail2ban_action_errors_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.ActionErrors }),
+		help: "Errors of ban and unban actions."},
+	{name: "fail2ban_offender_score", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) {
+		if o.Score.OK {
+			e(o.Score.V, ip)
+		}
+	}), help: "Score of an offender among the top ones."},
+	{name: "fail2ban_offender_bans", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e(float64(o.Bans), ip) }),
+		help: "True bans of an offender among the top ones, over all hosts and jails."},
+	{name: "fail2ban_offender_hosts", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e(float64(o.Hosts), ip) }),
+		help: "Hosts that banned an offender among the top ones."},
+	{name: "fail2ban_offender_jails", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e(float64(o.Jails), ip) }),
+		help: "Jails that banned an offender among the top ones."},
+	{name: "fail2ban_offender_last_ban_timestamp_seconds", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e.time(o.LastBan, ip) }),
+		help: "When an offender among the top ones was last truly banned, in seconds since the epoch."},
+	{name: "fail2ban_offenders", kind: gauge, view: func(e emit, v *View) { e(float64(v.Tracked)) },
+		help: "Ids with a ban that are tracked, not only the top ones."},
+	{name: "fail2ban_repeat_offenders", kind: gauge, view: func(e emit, v *View) { e(float64(v.Repeat)) },
+		help: "Tracked ids that were truly banned again and again."},
+}
+
+// count makes the jail function of a counter.
+func count(n func(*correlate.Counts) uint64) func(emit, *correlate.JailReport) {
+	return func(e emit, j *correlate.JailReport) { e(float64(n(&j.Counts))) }
+}
+
+// each makes the jail function of counters over a closed set.
+func each[S ~string](set []S, ns func(*correlate.Counts) []uint64) func(emit, *correlate.JailReport) {
+	return func(e emit, j *correlate.JailReport) {
+		for i, n := range ns(&j.Counts) {
+			e(float64(n), string(set[i]))
+		}
+	}
+}
+
+// size makes the jail function of a number of ids.
+func size(n func(*correlate.JailReport) int) func(emit, *correlate.JailReport) {
+	return func(e emit, j *correlate.JailReport) { e(float64(n(j))) }
+}
+
+// top makes the view function of a value of each top offender.
+func top(one func(e emit, o *offender.Row, ip string)) func(emit, *View) {
+	return func(e emit, v *View) {
+		for i := range v.Offenders {
+			one(e, &v.Offenders[i], label(v.Offenders[i].ID))
+		}
+	}
+}
+
+// time gives a known time in seconds since the epoch, and nothing for an unknown one.
+func (e emit) time(t time.Time, own ...string) {
+	if !t.IsZero() {
+		e(float64(t.UnixMilli())/1000, own...)
+	}
+}
+
+func restarts(e emit, h *correlate.HostReport, _ *View) {
+	for _, kind := range restartKinds {
+		e(float64(h.Restarts[kind]), kind)
+	}
+}
+
+func running(e emit, h *correlate.HostReport, _ *View) {
+	switch {
+	case h.Running.OK && h.Running.V:
+		e(1)
+	case h.Running.OK:
+		e(0)
+	}
+}
+
+func info(e emit, h *correlate.HostReport, _ *View) {
+	if h.Version != "" {
+		e(1, label(h.Version))
+	}
+}
+
+func lastLine(e emit, h *correlate.HostReport, v *View) {
+	if v.At.IsZero() || v.At.Sub(h.LastLine) <= staleHost {
+		e.time(h.LastLine)
+	}
+}
+
+func banTime(e emit, j *correlate.JailReport) {
+	switch {
+	case j.BanTime.OK && j.BanTime.V < 0:
+		e(-1)
+	case j.BanTime.OK:
+		e(j.BanTime.V.Seconds())
+	}
+}
+
+func findTime(e emit, j *correlate.JailReport) {
+	if j.FindTime.OK {
+		e(j.FindTime.V.Seconds())
+	}
+}
+
+func maxRetry(e emit, j *correlate.JailReport) {
+	if j.MaxRetry.OK {
+		e(float64(j.MaxRetry.V))
+	}
+}
+
+// page is one view on its way to series.
+type page struct {
+	m      *Metrics
+	detail string
+	series []seriesSet // of each metric of domain
+}
+
+// seriesSet is a metric's series by their labels, in the order they came.
+type seriesSet struct {
+	at  map[string]int
+	all []series
+}
+
+type series struct {
+	labels    []string
+	value     float64
+	histogram correlate.Histogram
+}
+
+// get finds or makes the series with these labels; isNew says which.
+func (s *seriesSet) get(labels []string) (one *series, isNew bool) {
+	key := strings.Join(labels, "\xff") // in no valid text
+	i, ok := s.at[key]
+	if !ok {
+		if s.at == nil {
+			s.at = map[string]int{}
+		}
+		i = len(s.all)
+		s.at[key] = i
+		s.all = append(s.all, series{labels: labels})
+	}
+	return &s.all[i], !ok
+}
+
+func (p *page) fill(v *View) {
+	for i := range v.Sources {
+		src := &v.Sources[i]
+		for k := range src.Report.Hosts {
+			p.host(src.Name, &src.Report.Hosts[k], v)
+		}
+	}
+	for i := range domain {
+		if d := &domain[i]; d.view != nil {
+			d.view(p.emit(i), v)
+		}
+	}
+}
+
+func (p *page) host(source string, h *correlate.HostReport, v *View) {
+	name, own := p.m.name(&p.m.hosts, source+"\xff"+h.Host, label(h.Host))
+	if p.detail == DetailFleet {
+		name, own = "", false
+	}
+	for i := range domain {
+		if d := &domain[i]; d.host != nil && (own || !d.single) {
+			d.host(p.emit(i, p.labels(source, name)...), h, v)
+		}
+	}
+	for k := range h.Jails {
+		p.jail(source, name, own, &h.Jails[k])
+	}
+}
+
+func (p *page) jail(source, host string, own bool, j *correlate.JailReport) {
+	name, ownJail := p.m.name(&p.m.jails, j.Jail, label(j.Jail))
+	shown := name
+	if p.detail != DetailJail {
+		shown, ownJail = "", false
+	}
+	for i := range domain {
+		switch d := &domain[i]; {
+		case d.histogram != nil:
+			one, _ := p.series[i].get(p.labels(source, name))
+			merge(&one.histogram, d.histogram(j))
+		case d.jail != nil && (own && ownJail || !d.single):
+			d.jail(p.emit(i, p.labels(source, host, shown)...), j)
+		}
+	}
+}
+
+// labels puts the source first where it is told.
+func (p *page) labels(source string, rest ...string) []string {
+	if p.m.o.NameSource {
+		return append([]string{label(source)}, rest...)
+	}
+	return rest
+}
+
+// emit makes what takes the values of one metric under the given labels: added
+// up, except where a value is a single one, of which the first stands.
+func (p *page) emit(i int, labels ...string) emit {
+	return func(value float64, own ...string) {
+		one, isNew := p.series[i].get(slices.Concat(labels, own))
+		if isNew || !domain[i].single {
+			one.value += value
+		}
+	}
+}
+
+// merge adds another jail's histogram, which has the same bounds.
+func merge(to *correlate.Histogram, from correlate.Histogram) {
+	if to.Counts == nil {
+		to.Bounds, to.Counts = from.Bounds, make([]uint64, len(from.Counts))
+	}
+	for i, n := range from.Counts {
+		to.Counts[i] += n
+	}
+	to.Sum += from.Sum
+	to.Total += from.Total
+}
+
+func (p *page) metrics() []prometheus.Metric {
+	var out []prometheus.Metric
+	for i := range domain {
+		d, n := &domain[i], 0
+		desc := d.desc(p.m.o.NameSource)
+		for _, s := range p.series[i].all {
+			if d.histogram != nil {
+				out = append(out, constHistogram(desc, &s))
+				n += len(s.histogram.Counts) + 2 // and its sum and count
+				continue
+			}
+			out = append(out, prometheus.MustNewConstMetric(desc, d.kind, s.value, s.labels...))
+			n++
+		}
+		if p.m.self != nil {
+			p.m.self.Series.WithLabelValues(d.name).Set(float64(n))
+		}
+	}
+	return out
+}
+
+func constHistogram(desc *prometheus.Desc, s *series) prometheus.Metric {
+	buckets, sum := make(map[float64]uint64, len(s.histogram.Bounds)), uint64(0)
+	for i, bound := range s.histogram.Bounds {
+		sum += s.histogram.Counts[i]
+		buckets[bound] = sum
+	}
+	return prometheus.MustNewConstHistogram(desc, s.histogram.Total, s.histogram.Sum, buckets, s.labels...)
+}

@@ -1,0 +1,83 @@
+package publish
+
+import (
+	"cmp"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors/version"
+)
+
+// Results of lines: the values of `result` on fail2ban_exporter_lines_total.
+var lineResults = []string{"event", "other", "unparsed", "duplicate", "own"}
+
+// Self is what the exporter says of itself. Who does the work sets it.
+type Self struct {
+	ConfigReloadOK   prometheus.Gauge       // 1 or 0
+	ConfigReloadTime prometheus.Gauge       // of the last good load
+	LokiRequests     *prometheus.CounterVec // code
+	LokiDuration     prometheus.Histogram   // seconds
+	Lines            *prometheus.CounterVec // result
+	LateLines        prometheus.Counter
+	UnnamedHosts     prometheus.Gauge // hosts without a label that names them
+	Cursor           prometheus.Gauge // seconds since the epoch
+	Lag              prometheus.Gauge // seconds
+	CatchingUp       prometheus.Gauge // 1 or 0
+	TrackedKeys      prometheus.Gauge
+	SinkBatches      *prometheus.CounterVec // sink, result
+	SinkDropped      *prometheus.CounterVec // sink, reason
+	Series           *prometheus.GaugeVec   // metric
+	SeriesLimited    prometheus.Counter
+}
+
+const selfPrefix = "fail2ban_exporter_"
+
+// NewSelf makes the instruments and registers them, with the build's own.
+func NewSelf(reg prometheus.Registerer) *Self {
+	counter := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Name: selfPrefix + name, Help: help}
+	}
+	gauge := func(name, help string) prometheus.GaugeOpts {
+		return prometheus.GaugeOpts{Name: selfPrefix + name, Help: help}
+	}
+	s := &Self{
+		ConfigReloadOK:   prometheus.NewGauge(gauge("config_last_reload_successful", "1 if the last load of the configuration succeeded, else 0.")),
+		ConfigReloadTime: prometheus.NewGauge(gauge("config_last_reload_success_timestamp_seconds", "When the configuration was last loaded with success, in seconds since the epoch.")),
+		LokiRequests:     prometheus.NewCounterVec(counter("loki_requests_total", "Requests to Loki by status code, or `error` where none came back."), []string{"code"}),
+		LokiDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: selfPrefix + "loki_request_duration_seconds", Help: "How long requests to Loki took, in seconds.",
+			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}),
+		Lines:         prometheus.NewCounterVec(counter("lines_total", "Log lines read, by what became of them."), []string{"result"}),
+		LateLines:     prometheus.NewCounter(counter("late_lines_total", "Lines that came after their window had been read.")),
+		UnnamedHosts:  prometheus.NewGauge(gauge("hosts_without_label", "Streams that no label gives a host, so that they go by their source's name.")),
+		Cursor:        prometheus.NewGauge(gauge("cursor_timestamp_seconds", "Up to when the log has been read and published, over all sources the least, in seconds since the epoch.")),
+		Lag:           prometheus.NewGauge(gauge("lag_seconds", "How far the cursor is behind now, in seconds.")),
+		CatchingUp:    prometheus.NewGauge(gauge("catching_up", "1 while the back-fill or an outage's backlog is being read, else 0.")),
+		TrackedKeys:   prometheus.NewGauge(gauge("tracked_keys", "Ids in jails of hosts that the correlation keeps state of.")),
+		SinkBatches:   prometheus.NewCounterVec(counter("sink_batches_total", "Batches given to a sink, by result."), []string{"sink", "result"}),
+		SinkDropped:   prometheus.NewCounterVec(counter("sink_dropped_total", "Findings that a sink's server refused for good, by reason."), []string{"sink", "reason"}),
+		Series:        prometheus.NewGaugeVec(gauge("series", "Series served now, by metric."), []string{"metric"}),
+		SeriesLimited: prometheus.NewCounter(counter("series_limited_total", "Hosts and jails that went into `other` because max_hosts or max_jails was reached.")),
+	}
+	for _, r := range lineResults {
+		s.Lines.WithLabelValues(r)
+	}
+	reg.MustRegister(version.NewCollector("fail2ban_exporter"), s.ConfigReloadOK, s.ConfigReloadTime, s.LokiRequests, s.LokiDuration, s.Lines, s.LateLines,
+		s.UnnamedHosts, s.Cursor, s.Lag, s.CatchingUp, s.TrackedKeys, s.SinkBatches, s.SinkDropped, s.Series, s.SeriesLimited)
+	return s
+}
+
+// Count is o with its callbacks set to count for the sink of its name, each of
+// its results and reasons from 0.
+func (s *Self) Count(o LokiOptions) LokiOptions {
+	o.Name = cmp.Or(o.Name, defaultSink)
+	for _, r := range BatchResults {
+		s.SinkBatches.WithLabelValues(o.Name, r)
+	}
+	for _, r := range DropReasons {
+		s.SinkDropped.WithLabelValues(o.Name, r)
+	}
+	o.Batch = func(result string) { s.SinkBatches.WithLabelValues(o.Name, result).Inc() }
+	o.Dropped = func(reason string, n int) { s.SinkDropped.WithLabelValues(o.Name, reason).Add(float64(n)) }
+	return o
+}

@@ -1,0 +1,376 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/model"
+
+	"fail2ban-loki-exporter/exporter/internal/correlate"
+	"fail2ban-loki-exporter/exporter/internal/offender"
+	"fail2ban-loki-exporter/exporter/internal/pipeline"
+	"fail2ban-loki-exporter/exporter/internal/publish"
+)
+
+// reportKinds are the kinds that `report` knows, the default first.
+var reportKinds = []string{
+	publish.KindSummary, publish.KindEvents, publish.KindRestores, publish.KindBans, publish.KindRestarts, publish.KindLost,
+	publish.KindReoffences, publish.KindOffenders, publish.KindJails, publish.KindCoverage,
+}
+
+// reportCommand is the one-shot report.
+type reportCommand struct {
+	common         *common
+	args           []string
+	inputs         []string
+	from, to       string
+	timezone       string
+	format         string
+	output         string
+	force          bool
+	top            int
+	noColor        bool
+	failOnUnparsed bool
+}
+
+func addReport(app *kingpin.Application, c *common, commands map[string]command) {
+	r := &reportCommand{common: c}
+	cmd := app.Command("report", "One report, from log files or, where none is named, from Loki. Kinds: "+strings.Join(reportKinds, ", ")+".")
+	cmd.Arg("kind-and-files", "The kind (default summary) and log files of one host; - is standard input.").StringsVar(&r.args)
+	cmd.Flag("input", "A log file of a host, as [HOST=]FILE; may be repeated, patterns are expanded.").StringsVar(&r.inputs)
+	cmd.Flag("from", "Beginning, as RFC 3339 or now-7d.").StringVar(&r.from)
+	cmd.Flag("to", "End, as RFC 3339 or now.").StringVar(&r.to)
+	cmd.Flag("timezone", "Zone of the stamps in files.").Default("Local").StringVar(&r.timezone)
+	cmd.Flag("format", "table, csv or json (one object a line).").Default("table").EnumVar(&r.format, "table", "csv", "json")
+	cmd.Flag("output", "Write to this file instead of standard output.").StringVar(&r.output)
+	cmd.Flag("force", "Overwrite the output file.").BoolVar(&r.force)
+	cmd.Flag("top", "How many offenders.").Default("0").IntVar(&r.top)
+	cmd.Flag("no-color", "No colours (there are none yet; scripts may say so).").BoolVar(&r.noColor)
+	cmd.Flag("fail-on-unparsed", "Fail when a line of fail2ban's cannot be read.").BoolVar(&r.failOnUnparsed)
+	commands[cmd.FullCommand()] = r.run
+}
+
+func (r *reportCommand) run(ctx context.Context, log *slog.Logger, std stdio) error {
+	kind, files, err := kindAndFiles(r.args)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	from, err := parseTime(r.from, now)
+	if err != nil {
+		return usageError{fmt.Errorf("--from: %w", err)}
+	}
+	to, err := parseTime(r.to, now)
+	if err != nil {
+		return usageError{fmt.Errorf("--to: %w", err)}
+	}
+	job := &reportJob{kind: kind, from: from, to: to, now: now, log: log, board: pipeline.NewBoard(offender.Options{}), top: r.top}
+	inputs := slices.Concat(files, r.inputs)
+	if len(inputs) > 0 {
+		err = r.readFiles(ctx, job, inputs, std.in)
+	} else {
+		err = r.readLoki(ctx, job)
+	}
+	if err != nil {
+		return err
+	}
+	if job.unparsed > 0 {
+		log.Warn("lines that begin like fail2ban's could not be read", "lines", job.unparsed, "first", job.firstUnparsed)
+		if r.failOnUnparsed {
+			return fmt.Errorf("%d lines of fail2ban's could not be read, the first: %s", job.unparsed, job.firstUnparsed)
+		}
+	}
+	return r.write(job, std.out)
+}
+
+// kindAndFiles tells the kind from the files that follow it. A word that is
+// neither a kind nor a file is a kind misspelt.
+func kindAndFiles(args []string) (kind string, files []string, err error) {
+	if len(args) == 0 {
+		return publish.KindSummary, nil, nil
+	}
+	if slices.Contains(reportKinds, args[0]) {
+		return args[0], args[1:], nil
+	}
+	if _, err := os.Stat(args[0]); err != nil && args[0] != "-" && !strings.ContainsAny(args[0], "./*?[") {
+		return "", nil, usageError{fmt.Errorf("%q is neither a kind of report (%s) nor a file", args[0], strings.Join(reportKinds, ", "))}
+	}
+	return publish.KindSummary, args, nil
+}
+
+func (r *reportCommand) readFiles(ctx context.Context, job *reportJob, inputs []string, stdin io.Reader) error {
+	zone, err := time.LoadLocation(r.timezone)
+	if err != nil {
+		return usageError{fmt.Errorf("--timezone: %w", err)}
+	}
+	var parsed []pipeline.Input
+	for _, in := range inputs {
+		parsed = append(parsed, pipeline.ParseInput(in))
+	}
+	files, err := pipeline.OpenFiles(parsed, stdin, zone, job.now)
+	if err != nil {
+		return err
+	}
+	part := job.part("files", correlate.Options{}, func(string) *time.Location { return zone })
+	if err := part.feed.Read(ctx, files, job.from, job.to); err != nil {
+		return err
+	}
+	if part.feed.Engine().Newest().IsZero() && job.from.IsZero() && job.to.IsZero() {
+		return fmt.Errorf("%s: %w; is it fail2ban's log, and not one that fail2ban watches?", strings.Join(inputs, " "), pipeline.ErrNothingRead)
+	}
+	job.finish()
+	return nil
+}
+
+func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
+	cfg, err := loadConfig(r.common)
+	if err != nil {
+		return err
+	}
+	job.board = pipeline.NewBoard(offenderOptions(cfg))
+	for i := range cfg.Sources {
+		s := &cfg.Sources[i]
+		s.Backoff = impatient(s.Backoff)
+		client, err := newLokiClient(s, job.log, nil)
+		if err != nil {
+			return err
+		}
+		zone, err := zoneOf(s)
+		if err != nil {
+			return err
+		}
+		from, to := job.from, job.to
+		if to.IsZero() {
+			to = job.now
+		}
+		if from.IsZero() {
+			from = to.Add(-time.Duration(s.Lookback))
+		}
+		part := job.part(s.Name, correlateOptions(cfg), zone)
+		if err := part.feed.Read(ctx, newLokiSource(s, client), from, to); err != nil {
+			return fmt.Errorf("source %s: %w", s.Name, err)
+		}
+		if part.lines == 0 {
+			job.log.Warn("no stream matches the query in this time", "source", s.Name, "query", s.Query, "from", from.Format(time.RFC3339), "to", to.Format(time.RFC3339))
+		}
+	}
+	job.finish()
+	return nil
+}
+
+// write puts the report where it is wanted. A file is written whole or not at all.
+func (r *reportCommand) write(job *reportJob, out io.Writer) error {
+	if r.output == "" {
+		return job.write(out, r.format)
+	}
+	mode := os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	if r.force {
+		mode = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	}
+	var b bytes.Buffer
+	if err := job.write(&b, r.format); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(r.output, mode, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s exists; --force overwrites it", r.output)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b.Bytes())
+	return errors.Join(err, f.Close())
+}
+
+// reportJob gathers what a report shows.
+type reportJob struct {
+	kind     string
+	from, to time.Time
+	now      time.Time
+	log      *slog.Logger
+	board    *pipeline.Board
+	top      int
+
+	parts         []*reportPart
+	unparsed      int
+	firstUnparsed string
+}
+
+// reportPart is one source's share.
+type reportPart struct {
+	name     string
+	feed     *pipeline.Feed
+	lines    int
+	findings []correlate.Finding
+	report   correlate.Report
+	spans    publish.Spans
+	zone     func(string) *time.Location
+}
+
+func (j *reportJob) part(name string, o correlate.Options, zone func(string) *time.Location) *reportPart {
+	o.Events, o.Rows = j.kind == publish.KindEvents, true
+	p := &reportPart{name: name, zone: zone}
+	p.feed = pipeline.NewFeed(pipeline.FeedOptions{
+		Correlate: o, Zone: zone, Newest: j.now, From: j.from, To: j.to, Board: j.board,
+		Count: func(string) { p.lines++ },
+		Unparsed: func(l pipeline.Line) {
+			if j.unparsed++; j.unparsed == 1 {
+				j.firstUnparsed = strconv.Quote(l.Text[:min(len(l.Text), 200)])
+			}
+		},
+	})
+	j.parts = append(j.parts, p)
+	return p
+}
+
+// finish settles everything as of --to, else as of the newest line read.
+func (j *reportJob) finish() {
+	end := j.to
+	if end.IsZero() {
+		for _, p := range j.parts {
+			if n := p.feed.Engine().Newest(); n.After(end) {
+				end = n
+			}
+		}
+	}
+	for _, p := range j.parts {
+		e := p.feed.Engine()
+		e.Finish(end)
+		p.findings = e.Findings()
+		slices.SortStableFunc(p.findings, correlate.Compare)
+		for i := range p.findings {
+			p.spans.Add(&p.findings[i])
+		}
+		p.report = e.Report(j.kind == publish.KindBans)
+	}
+	j.now = end
+}
+
+func (j *reportJob) sources() (out []publish.SourceReport) {
+	for _, p := range j.parts {
+		out = append(out, publish.SourceReport{Name: p.name, Report: p.report, Spans: &p.spans})
+	}
+	return out
+}
+
+func (j *reportJob) offenders(top int) []offender.Row {
+	if j.top > 0 {
+		top = j.top
+	}
+	rows := j.board.Rank(j.now, top).Rows
+	for i := range rows {
+		for _, p := range j.parts {
+			rows[i].BannedWhere = append(rows[i].BannedWhere, p.feed.Engine().Banned(rows[i].ID)...)
+		}
+		rows[i].BannedNow = len(rows[i].BannedWhere) > 0
+	}
+	return rows
+}
+
+// defaultTop is how many offenders a report lists.
+const defaultTop = 100
+
+func (j *reportJob) write(w io.Writer, format string) error {
+	if j.kind == publish.KindSummary && format == "table" {
+		return publish.WriteSummary(w, publish.Summary{At: j.now, Sources: j.sources(), Offenders: j.offenders(10)})
+	}
+	t := publish.Table{Kind: j.kind, NameSource: len(j.parts) > 1, Rows: slices.Values(j.rows())}
+	switch format {
+	case "csv":
+		return publish.WriteCSV(w, t)
+	case "json":
+		return publish.WriteJSON(w, t)
+	}
+	return publish.WriteTable(w, t)
+}
+
+func (j *reportJob) rows() (rows []publish.Row) {
+	switch j.kind {
+	case publish.KindSummary:
+		return publish.SummaryRows(publish.Summary{At: j.now, Sources: j.sources()})
+	case publish.KindOffenders:
+		for _, o := range j.offenders(defaultTop) {
+			rows = append(rows, publish.OffenderRow("", &o))
+		}
+		return rows
+	case publish.KindJails:
+		for _, s := range j.sources() {
+			rows = append(rows, publish.JailRows(&s)...)
+		}
+		return rows
+	case publish.KindCoverage:
+		return j.coverage()
+	}
+	for _, p := range j.parts {
+		for i := range p.findings {
+			if publish.ReportKind(p.findings[i].Kind) == j.kind {
+				_, row := publish.FindingRow(p.name, &p.findings[i])
+				rows = append(rows, row)
+			}
+		}
+		if j.kind == publish.KindBans {
+			rows = append(rows, openBans(p)...)
+		}
+	}
+	return rows
+}
+
+func openBans(p *reportPart) (rows []publish.Row) {
+	for _, h := range p.report.Hosts {
+		for _, jail := range h.Jails {
+			for i := range jail.OpenBans {
+				rows = append(rows, publish.BanRow(p.name, &jail.OpenBans[i]))
+			}
+		}
+	}
+	return rows
+}
+
+func (j *reportJob) coverage() (rows []publish.Row) {
+	for _, p := range j.parts {
+		for _, h := range p.report.Hosts {
+			c := p.feed.Coverage(h.Host)
+			row := publish.Coverage{
+				Host: h.Host, FirstLine: h.FirstLine, LastLine: h.LastLine, Lines: c.Lines, Events: c.Events, Unparsed: c.Unparsed,
+				LifecycleLines: h.LifecycleLines, SettingsSeen: h.SettingsSeen, Timezone: "auto", TimezoneSource: "inferred",
+			}
+			if z := p.zone(h.Host); z != nil {
+				row.Timezone, row.TimezoneSource = z.String(), "configured"
+			}
+			rows = append(rows, publish.CoverageRow(p.name, &row))
+		}
+	}
+	return rows
+}
+
+// parseTime reads RFC 3339, "now" or "now-7d"; empty gives the zero time.
+func parseTime(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if rest, ok := strings.CutPrefix(s, "now"); ok {
+		if rest == "" {
+			return now, nil
+		}
+		if ago, ok := strings.CutPrefix(rest, "-"); ok {
+			if d, err := model.ParseDuration(ago); err == nil {
+				return now.Add(-time.Duration(d)), nil
+			}
+		}
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%q is no time: give RFC 3339 (2026-11-22T20:00:00Z), now, or now-7d", s)
+	}
+	return t, nil
+}

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/exporter-toolkit/web"
+	"golang.org/x/sync/errgroup"
+
+	"fail2ban-loki-exporter/exporter/internal/config"
+	"fail2ban-loki-exporter/exporter/internal/loki"
+	"fail2ban-loki-exporter/exporter/internal/pipeline"
+	"fail2ban-loki-exporter/exporter/internal/publish"
+)
+
+const defaultListenAddress = ":10191"
+
+// runCommand is the daemon.
+type runCommand struct {
+	common *common
+	web    webFlags
+	once   bool
+}
+
+func addRun(app *kingpin.Application, c *common, commands map[string]command) {
+	r := &runCommand{common: c}
+	cmd := app.Command("run", "The daemon (default): read the past from Loki, then follow; serve metrics; push findings back.").Default()
+	r.web.add(cmd)
+	cmd.Flag("once", "Read the past up to now, publish, and end.").BoolVar(&r.once)
+	commands[cmd.FullCommand()] = r.run
+}
+
+func (r *runCommand) run(ctx context.Context, log *slog.Logger, _ stdio) error {
+	cfg, err := loadConfig(r.common)
+	if err != nil {
+		return err
+	}
+	d, err := newDaemon(cfg, log, r.once)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	l, err := net.Listen("tcp", r.web.listenAddress)
+	if err != nil {
+		return fmt.Errorf("--web.listen-address: %w", err)
+	}
+	handler, err := d.handler(&r.web)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := web.Serve(l, server, &web.FlagConfig{
+			WebListenAddresses: &[]string{l.Addr().String()}, WebSystemdSocket: new(bool), WebConfigFile: &r.web.configFile,
+		}, log)
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return fmt.Errorf("web server: %w", err)
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		stop, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer done()
+		return server.Shutdown(stop)
+	})
+	g.Go(func() error {
+		defer cancel() // when every source has ended, so has the program
+		return d.follow(ctx)
+	})
+	return g.Wait()
+}
+
+// daemon is the wiring of the sources, the ranking, the sinks and the metrics.
+type daemon struct {
+	cfg       *config.Config
+	log       *slog.Logger
+	registry  *prometheus.Registry
+	self      *publish.Self
+	metrics   *publish.Metrics
+	board     *pipeline.Board
+	followers []*pipeline.Follower
+	feeds     []*pipeline.Feed
+	clients   []*loki.Client
+
+	mu     sync.Mutex
+	status []pipeline.Status
+}
+
+func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
+	d := &daemon{cfg: cfg, log: log, registry: prometheus.NewRegistry(), board: pipeline.NewBoard(offenderOptions(cfg)), status: make([]pipeline.Status, len(cfg.Sources))}
+	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	d.self = publish.NewSelf(d.registry)
+	d.metrics = publish.NewMetrics(publish.MetricsOptions{
+		Detail: detail(cfg.Metrics.Detail), MaxHosts: cfg.Metrics.MaxHosts, MaxJails: cfg.Metrics.MaxJails, NameSource: len(cfg.Sources) > 1,
+	}, d.self)
+	d.registry.MustRegister(d.metrics)
+	d.self.ConfigReloadOK.Set(1)
+	d.self.ConfigReloadTime.SetToCurrentTime()
+	d.self.CatchingUp.Set(1)
+	for i := range cfg.Sources {
+		if err := d.addSource(i, once); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+func detail(s string) string {
+	if s == "auto" {
+		return ""
+	}
+	return s
+}
+
+func (d *daemon) addSource(i int, once bool) error {
+	s := &d.cfg.Sources[i]
+	client, err := newLokiClient(s, d.log, d.self)
+	if err != nil {
+		return fmt.Errorf("sources[%d]: %w", i, err)
+	}
+	d.clients = append(d.clients, client)
+	zone, err := zoneOf(s)
+	if err != nil {
+		return err
+	}
+	sinks, err := d.sinksOf(s.Name)
+	if err != nil {
+		return err
+	}
+	o := correlateOptions(d.cfg)
+	o.Open = len(sinks) > 0
+	samples := newSampler(d.log)
+	feed := pipeline.NewFeed(pipeline.FeedOptions{
+		Correlate: o, Zone: zone, Newest: time.Now(), Board: d.board,
+		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
+		Unparsed: samples.unparsed,
+	})
+	d.feeds = append(d.feeds, feed)
+	d.status[i] = pipeline.Status{Source: s.Name}
+	lag := time.Duration(s.Lag)
+	if once {
+		lag = 0
+	}
+	d.followers = append(d.followers, pipeline.NewFollower(pipeline.FollowOptions{
+		Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
+		Once: once, Query: s.Query, Fatal: final,
+	}, newLokiSource(s, client), feed, sinks, d.log, func(st pipeline.Status) { d.progress(i, st) }))
+	return nil
+}
+
+// final tells errors that no waiting mends: a wrong query, tenant or password.
+func final(err error) bool {
+	var e *loki.Error
+	return errors.As(err, &e) && !e.Temporary()
+}
+
+func (d *daemon) sinksOf(source string) (sinks []pipeline.Sink, err error) {
+	for i := range d.cfg.Clients {
+		c := &d.cfg.Clients[i]
+		if len(c.Sources) > 0 && !slices.Contains(c.Sources, source) {
+			continue
+		}
+		client, err := newPushClient(c, d.log)
+		if err != nil {
+			return nil, fmt.Errorf("clients[%d]: %w", i, err)
+		}
+		d.clients = append(d.clients, client)
+		name := "loki"
+		if len(d.cfg.Clients) > 1 {
+			name = fmt.Sprintf("loki-%d", i)
+		}
+		sinks = append(sinks, publish.NewLokiSink(client, d.self.Count(publish.LokiOptions{
+			Name: name, Labels: c.ExternalLabels, BatchSize: c.BatchSize, NameSource: len(d.cfg.Sources) > 1,
+		})))
+	}
+	return sinks, nil
+}
+
+func (d *daemon) follow(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, f := range d.followers {
+		g.Go(func() error { return f.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+// progress takes a source's state after a window and, once all have caught up,
+// makes the view that /metrics shows.
+func (d *daemon) progress(i int, st pipeline.Status) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if st.Err != nil || !st.CaughtUp { // the last good report stays in view
+		st.Report = d.status[i].Report
+		st.CaughtUp = d.status[i].CaughtUp
+	} else if !d.status[i].CaughtUp {
+		d.log.Info("caught up with Loki", "source", st.Source, "lines", st.Lines, "hosts", len(st.Report.Hosts), "took", time.Since(st.Started).Round(time.Millisecond))
+	}
+	d.status[i] = st
+	now := time.Now()
+	cursor, caughtUp, unnamed, keys := now, true, 0, 0
+	var sources []publish.SourceReport
+	for k := range d.status {
+		s := &d.status[k]
+		if s.Cursor.Before(cursor) {
+			cursor = s.Cursor
+		}
+		caughtUp = caughtUp && s.CaughtUp
+		unnamed += s.Unnamed
+		keys += s.Keys
+		sources = append(sources, publish.SourceReport{Name: s.Source, Report: s.Report})
+	}
+	if !cursor.IsZero() {
+		d.self.Cursor.Set(float64(cursor.UnixMilli()) / 1000)
+		d.self.Lag.Set(now.Sub(cursor).Seconds())
+	}
+	d.self.UnnamedHosts.Set(float64(unnamed))
+	d.self.TrackedKeys.Set(float64(keys))
+	d.self.CatchingUp.Set(0)
+	if !caughtUp {
+		d.self.CatchingUp.Set(1)
+		return
+	}
+	ranking := d.board.Rank(now, d.cfg.Metrics.TopOffenders)
+	d.metrics.Set(&publish.View{At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true})
+}
+
+// ready says why the daemon is not ready, or nil.
+func (d *daemon) ready() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.status {
+		switch {
+		case s.Err != nil:
+			return fmt.Errorf("source %s: %w", s.Source, s.Err)
+		case !s.CaughtUp:
+			return fmt.Errorf("source %s: the past is being read, up to %s so far", s.Source, s.Cursor.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+func (d *daemon) close() {
+	for _, c := range d.clients {
+		c.Close()
+	}
+}
+
+// sampler shows one unreadable line a minute.
+type sampler struct {
+	log  *slog.Logger
+	last time.Time
+}
+
+func newSampler(log *slog.Logger) *sampler { return &sampler{log: log} }
+
+// maxSample is how much of a line a log message shows.
+const maxSample = 300
+
+func (s *sampler) unparsed(l pipeline.Line) {
+	if time.Since(s.last) < time.Minute {
+		return
+	}
+	s.last = time.Now()
+	s.log.Warn("a line of fail2ban's cannot be read; one a minute is shown", "host", l.Host, "line", fmt.Sprintf("%.*q", maxSample, l.Text))
+}
