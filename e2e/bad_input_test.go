@@ -155,10 +155,10 @@ func TestNoStream(t *testing.T) {
 	s := daemon(t, config{tenant: "nobody-pushes-here"})
 	poll(t, s, "does not say that no stream matches", func(context.Context) error {
 		for line := range strings.Lines(s.Log()) {
-			if regexp.MustCompile(`(?i)no (log )?streams?\b`).MatchString(line) && strings.Contains(line, "--discover") {
+			if regexp.MustCompile(`(?i)no (log )?streams?\b`).MatchString(line) && strings.Contains(line, "sources.query") {
 				return nil
 			}
 		}
-		return fmt.Errorf("no such line with a hint at check --discover")
+		return fmt.Errorf("no such line with a hint at the query")
 	})
 }

@@ -32,7 +32,6 @@ type config struct {
 	query    string // of the source; {job="fail2ban"} when empty
 	pageSize int    // 5000 when 0
 	push     bool   // findings go to the same tenant
-	state    string // path; in the test's temporary folder when empty
 }
 
 // write writes the configuration file and returns its path. Durations are
@@ -49,9 +48,6 @@ func (c config) write(t *testing.T) string {
 	if c.pageSize == 0 {
 		c.pageSize = 5000
 	}
-	if c.state == "" {
-		c.state = filepath.Join(dir, "state")
-	}
 	backoff := "backoff_config: {min_period: 10ms, max_period: 50ms, max_retries: 2}"
 	text := fmt.Sprintf(`sources:
   - name: lab
@@ -64,9 +60,7 @@ func (c config) write(t *testing.T) string {
     poll_interval: 1s
     max_lateness: 1m
     %s
-state:
-  path: %q
-`, c.url, c.tenant, c.query, c.pageSize, backoff, c.state)
+`, c.url, c.tenant, c.query, c.pageSize, backoff)
 	if c.push {
 		text += fmt.Sprintf(`clients:
   - url: %q

@@ -32,6 +32,9 @@ func TestReportFromLokiEqualsFiles(t *testing.T) {
 						t.Errorf("%s as %s from the files is all but empty:\n%s", kind, format, want)
 					}
 					for size, file := range pages {
+						if size < 5000 && (format != "csv" || kind != "events" && kind != "bans") {
+							continue // hundreds of requests each; these two see every line and every verdict
+						}
 						got := succeed(t, slices.Concat(report, []string{"--config.file", file})...)
 						if got != want {
 							t.Errorf("%s as %s from Loki with page_size %d: %s", kind, format, size, difference(got, want))

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -119,7 +117,7 @@ func metricsBecome(t *testing.T, s *lab.Server, right func([]lab.Sample) error) 
 }
 
 // Every Restore Ban line becomes one finding in Loki, at its own time; a
-// second run adds none, with the state of the first or without any.
+// second run adds none.
 func TestFindingsInLoki(t *testing.T) {
 	for _, name := range []string{"clean-restart", "multihost"} {
 		t.Run(name, func(t *testing.T) {
@@ -132,14 +130,8 @@ func TestFindingsInLoki(t *testing.T) {
 			}
 			slices.Sort(want)
 
-			state := filepath.Join(t.TempDir(), "state")
-			file := config{tenant: tenant, push: true, state: state}.write(t)
-			for _, round := range []string{"first run", "second run", "run without state"} {
-				if round == "run without state" {
-					if err := os.RemoveAll(state); err != nil {
-						t.Fatal(err)
-					}
-				}
+			file := config{tenant: tenant, push: true}.write(t)
+			for _, round := range []string{"first run", "second run"} {
 				succeed(t, "run", "--once", "--config.file", file, "--web.listen-address", "127.0.0.1:0")
 				entries, err := lab.QueryLoki(t.Context(), loki.URL, tenant,
 					`{job="fail2ban-loki-exporter"} | finding="restore"`, r.End().Add(-time.Hour), time.Now())
