@@ -6,6 +6,7 @@ import (
 	"iter"
 	"strconv"
 	"time"
+	_ "time/tzdata" // a zone may be configured where the system has none
 
 	"fail2ban-loki-exporter/exporter/internal/config"
 	"fail2ban-loki-exporter/exporter/internal/loki"

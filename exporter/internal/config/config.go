@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -169,7 +171,7 @@ func Load(text []byte, expandEnv bool, v Validators) (*Config, error) {
 	if err := d.Decode(&c); errors.Is(err, io.EOF) {
 		return nil, errors.New("it is empty; it needs at least a list `sources` with one entry, see config.example.yaml")
 	} else if err != nil {
-		return nil, readable(err)
+		return nil, readable(err, text)
 	}
 	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return nil, errors.New("it holds more than one YAML document; give one")
@@ -184,10 +186,10 @@ func Load(text []byte, expandEnv bool, v Validators) (*Config, error) {
 var typeName = regexp.MustCompile(` in type \w+\.(\w+)`)
 
 // readable says what the YAML decoder found in one line and in the user's words.
-func readable(err error) error {
+func readable(err error, text []byte) error {
 	var te *yaml.TypeError
 	if !errors.As(err, &te) {
-		return err
+		return misread(err, text)
 	}
 	for i, e := range te.Errors {
 		e = strings.ReplaceAll(e, "not found", "is not known")
@@ -196,11 +198,64 @@ func readable(err error) error {
 	return errors.New(strings.Join(te.Errors, "; "))
 }
 
-var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}`)
+// misread names the place of a value that its type refused: a duration, a URL.
+// Such an error knows neither line nor key, but it quotes the value.
+func misread(err error, text []byte) error {
+	what := err.Error()
+	var ue *url.Error
+	if errors.As(err, &ue) { // its words repeat the URL, and that may hold a password
+		what = fmt.Sprintf("not a valid URL: %v", ue.Err)
+	}
+	if strings.HasPrefix(what, "not a valid duration string") {
+		what += "; give one like 30s, 5m, 1h, 7d"
+	}
+	var root yaml.Node
+	if yaml.Unmarshal(text, &root) != nil {
+		return err
+	}
+	found := where(&root, "", func(value string) bool {
+		return value != "" && (ue != nil && value == ue.URL || ue == nil && strings.Contains(err.Error(), strconv.Quote(value)))
+	})
+	switch {
+	case found != "":
+		return fmt.Errorf("%s: %s", found, what)
+	case ue != nil:
+		return errors.New(what)
+	}
+	return err
+}
 
-// expand replaces ${VAR} and ${VAR:-default}, as Loki does.
+// where gives the path and the line of the first value like this; "" for none.
+func where(n *yaml.Node, path string, like func(string) bool) string {
+	if n.Kind == yaml.ScalarNode && like(n.Value) {
+		return fmt.Sprintf("line %d: %s", n.Line, strings.TrimPrefix(path, "."))
+	}
+	for i, c := range n.Content {
+		at := path
+		switch {
+		case n.Kind == yaml.SequenceNode:
+			at = fmt.Sprintf("%s[%d]", path, i)
+		case n.Kind == yaml.MappingNode && i%2 == 0:
+			continue
+		case n.Kind == yaml.MappingNode:
+			at = path + "." + n.Content[i-1].Value
+		}
+		if found := where(c, at, like); found != "" {
+			return found
+		}
+	}
+	return ""
+}
+
+var variable = regexp.MustCompile(`\$?\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}`)
+
+// expand replaces ${VAR} and ${VAR:-default}, as Loki does; $${VAR} stays as
+// ${VAR}.
 func expand(text []byte, lookup func(string) (string, bool)) []byte {
 	return variable.ReplaceAllFunc(text, func(m []byte) []byte {
+		if m[1] == '$' {
+			return m[1:]
+		}
 		parts := variable.FindSubmatch(m)
 		if v, ok := lookup(string(parts[1])); ok && v != "" {
 			return []byte(v)
@@ -294,8 +349,8 @@ func (s *Source) validate(at string, v Validators) error {
 	if err := checkZone(s.Timezone); err != nil {
 		return fmt.Errorf("%s.timezone: %w", at, err)
 	}
-	for host, zone := range s.Timezones {
-		if err := checkZone(zone); err != nil {
+	for _, host := range slices.Sorted(maps.Keys(s.Timezones)) {
+		if err := checkZone(s.Timezones[host]); err != nil {
 			return fmt.Errorf("%s.timezones.%s: %w", at, host, err)
 		}
 	}
@@ -334,7 +389,7 @@ func (c *Client) validate(at string, sources map[string]int) error {
 	if c.Timeout <= 0 {
 		return fmt.Errorf("%s.timeout: it must be longer than 0", at)
 	}
-	for label := range c.ExternalLabels {
+	for _, label := range slices.Sorted(maps.Keys(c.ExternalLabels)) {
 		if !model.LabelName(label).IsValidLegacy() {
 			return fmt.Errorf("%s.external_labels: %q is no label name", at, label)
 		}

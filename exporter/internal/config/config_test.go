@@ -26,7 +26,10 @@ var invalid = map[string]string{
 	"query":           `sources[0].query: that is no LogQL`,
 	"duplicate":       `sources[1].name: "a" is the name of sources[0] already; each source needs its own`,
 	"lookback":        `sources[0].lookback: it must be longer than 0`,
-	"duration":        `not a valid duration string: "soon"`,
+	"duration":        `line 2: sources[0].lag: not a valid duration string: "soon"; give one like 30s, 5m, 1h, 7d`,
+	"negative":        `line 4: correlate.stop_pause: not a valid duration string: "-2s"; give one like 30s, 5m, 1h, 7d`,
+	"url-port":        `line 2: sources[0].url: not a valid URL: invalid port ":bad" after host`,
+	"url-proxy":       `line 3: clients[0].proxy_url: not a valid URL: missing ']' in host`,
 	"client-url":      `clients[0].url: it is missing; give the Loki to push findings to, like http://localhost:3100`,
 	"client-source":   "clients[0].sources: \"b\" is no source; name entries of `sources`",
 	"client-label":    `clients[0].external_labels: "a-b" is no label name`,
@@ -121,7 +124,7 @@ func TestExpand(t *testing.T) {
 	env := map[string]string{"HOST": "loki", "EMPTY": ""}
 	lookup := func(k string) (string, bool) { v, ok := env[k]; return v, ok }
 	for in, want := range map[string]string{
-		"http://${HOST}:3100": "http://loki:3100", "${NONE:-x}": "x", "${EMPTY:-y}": "y", "${NONE}": "", "$HOST": "$HOST", "${HOST:-z}": "loki",
+		"http://${HOST}:3100": "http://loki:3100", "${NONE:-x}": "x", "${EMPTY:-y}": "y", "${NONE}": "", "$HOST": "$HOST", "${HOST:-z}": "loki", "$${HOST}": "${HOST}", "a$$b": "a$$b",
 	} {
 		if got := string(expand([]byte(in), lookup)); got != want {
 			t.Errorf("%s: %q, want %q", in, got, want)

@@ -3,6 +3,7 @@
 package loki
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -36,7 +37,8 @@ type Options struct {
 	// MaxWindow is the longest range of one query; longer ones are cut. Loki
 	// refuses ranges beyond its max_query_length (30d1h). Default 24 h.
 	MaxWindow time.Duration
-	// Backoff is how failed requests are tried again.
+	// Backoff is how failed requests are tried again. Default 500 ms to 5 min,
+	// 10 tries.
 	Backoff backoff.Config
 	// UserAgent names this program.
 	UserAgent string
@@ -65,6 +67,7 @@ func New(o Options) (*Client, error) {
 	o.PageSize = cmp.Or(o.PageSize, 5000)
 	o.Timeout = cmp.Or(o.Timeout, time.Minute)
 	o.MaxWindow = cmp.Or(o.MaxWindow, 24*time.Hour)
+	o.Backoff = cmp.Or(o.Backoff, backoff.Config{MinBackoff: 500 * time.Millisecond, MaxBackoff: 5 * time.Minute, MaxRetries: 10})
 	h, err := promconfig.NewClientFromConfig(o.HTTP, "loki")
 	if err != nil {
 		return nil, fmt.Errorf("loki: %w", err)
@@ -89,6 +92,8 @@ type Error struct {
 	Err    error  // what went wrong without an answer
 	// RetryAfter is how long the server asks to be left alone.
 	RetryAfter time.Duration
+
+	final bool // there is no status, and trying again does not help
 }
 
 func (e *Error) Error() string {
@@ -111,7 +116,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // Temporary tells whether trying again can help: no answer, overload, or an
 // error of the server.
 func (e *Error) Temporary() bool {
-	return e.Status == 0 || e.Status == http.StatusTooManyRequests || e.Status >= 499
+	return e.Status == 0 && !e.final || e.Status == http.StatusTooManyRequests || e.Status >= 499
 }
 
 // hint says what to change.
@@ -192,7 +197,7 @@ func (c *Client) once(ctx context.Context, r request) error {
 	u := c.base
 	u.Path += r.path
 	u.RawQuery = r.query.Encode()
-	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), strings.NewReader(string(r.body)))
+	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), bytes.NewReader(r.body))
 	if err != nil {
 		return &Error{Op: r.op, Err: err}
 	}
@@ -220,11 +225,56 @@ func (c *Client) once(ctx context.Context, r request) error {
 	if r.read == nil {
 		return nil
 	}
-	if err := r.read(io.LimitReader(resp.Body, maxAnswer)); err != nil {
-		return &Error{Op: r.op, Err: fmt.Errorf("reading the answer: %w", err)}
+	b := &bounded{r: resp.Body, left: maxAnswer}
+	if err := r.read(b); err != nil {
+		return &Error{Op: r.op, Err: fmt.Errorf("reading the answer: %w", cmp.Or(b.err, err)), final: !b.cut(err)}
 	}
 	return nil
 }
+
+// bounded reads an answer up to a size and remembers why it broke off, which
+// a decoder's error does not tell.
+type bounded struct {
+	r    io.Reader
+	left int64
+	err  error
+}
+
+var errTooLarge = fmt.Errorf("it is larger than %d MiB: a smaller page_size helps", maxAnswer>>20)
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		b.err = errTooLarge
+		return 0, b.err
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+// cut tells whether the answer broke off on its way, so that the next may be
+// whole; any other error the same answer would give again.
+func (b *bounded) cut(err error) bool {
+	if b.err != nil {
+		return b.err != errTooLarge
+	}
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+}
+
+// decodeJSON reads an answer of Loki's API.
+func decodeJSON(r io.Reader, v any) error {
+	err := json.NewDecoder(r).Decode(v)
+	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return err
+	}
+	return notLoki(err)
+}
+
+// notLoki says what it means that an answer cannot be read.
+func notLoki(err error) error { return fmt.Errorf("no answer of Loki's API, check url: %w", err) }
 
 // plain drops the method and the URL from the client's error: the operation
 // says them, and a URL may hold a password.
@@ -240,10 +290,19 @@ func refused(op string, resp *http.Response) *Error {
 	e := &Error{Op: op, Status: resp.StatusCode}
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxWords))
 	e.Body = firstLine(string(body))
-	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
-		e.RetryAfter = min(time.Duration(s)*time.Second, maxRetryAfter)
-	}
+	e.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
 	return e
+}
+
+// retryAfter reads the header of that name: seconds, or a date.
+func retryAfter(s string, now time.Time) time.Duration {
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return time.Duration(min(max(n, 0), int64(maxRetryAfter/time.Second))) * time.Second
+	}
+	if at, err := http.ParseTime(s); err == nil {
+		return min(max(at.Sub(now), 0), maxRetryAfter)
+	}
+	return 0
 }
 
 // firstLine cuts a body to what a log line may hold.
@@ -264,7 +323,19 @@ func firstLine(s string) string {
 // Ready asks whether Loki takes requests, by a request that every gateway
 // lets through and that needs the same rights as reading.
 func (c *Client) Ready(ctx context.Context) error {
-	return c.once(ctx, request{op: "labels", method: http.MethodGet, path: "/loki/api/v1/labels"})
+	return c.once(ctx, request{
+		op: "labels", method: http.MethodGet, path: "/loki/api/v1/labels",
+		read: func(r io.Reader) error {
+			var answer struct{ Status string }
+			if err := decodeJSON(r, &answer); err != nil {
+				return err
+			}
+			if answer.Status != "success" {
+				return errors.New("no answer of Loki's API, check url")
+			}
+			return nil
+		},
+	})
 }
 
 // Labels lists the label names of a time.
@@ -282,7 +353,7 @@ func (c *Client) strings(ctx context.Context, op, path string, from, to time.Tim
 	err := c.do(ctx, request{
 		op: op, method: http.MethodGet, path: path,
 		query: url.Values{"start": {nano(from)}, "end": {nano(to)}},
-		read:  func(r io.Reader) error { return json.NewDecoder(r).Decode(&answer) },
+		read:  func(r io.Reader) error { return decodeJSON(r, &answer) },
 	})
 	return answer.Data, err
 }

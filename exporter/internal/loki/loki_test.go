@@ -233,7 +233,7 @@ func TestInstantTooLarge(t *testing.T) {
 		f.streams["a"] = append(f.streams["a"], fakeEntry{epoch.UnixNano() + 3, strconv.Itoa(i)})
 	}
 	_, err := readAll(context.Background(), client(t, f, nil), time.Second)
-	if err == nil || !strings.Contains(err.Error(), "raise its max_entries_limit_per_query") || !strings.Contains(err.Error(), epoch.Add(3).UTC().Format(time.RFC3339Nano)) {
+	if err == nil || !strings.Contains(err.Error(), "raise the server's max_entries_limit_per_query") || !strings.Contains(err.Error(), epoch.Add(3).UTC().Format(time.RFC3339Nano)) {
 		t.Errorf("%v", err)
 	}
 }

@@ -22,7 +22,7 @@ type Entry struct {
 	Time     time.Time
 	Line     string
 	Stream   *Stream
-	Metadata map[string]string // structured metadata; nil for none
+	Metadata map[string]string // structured metadata; nil for none; shared, not to be changed
 }
 
 // Stream is a set of labels. The entries of one stream within one call of
@@ -41,19 +41,12 @@ type Stream struct {
 // taken out as a multiset of (stream, line): lines of several hosts may be
 // equal. An instant that fills a page is asked for again with a larger limit
 // and, beyond the server's, stream by stream. It is never stepped over.
+//
+// An error is the last value, even for a reader that goes on.
 func (c *Client) Range(ctx context.Context, query string, from, to time.Time) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		p := &pager{c: c, query: query, limit: c.o.PageSize, streams: map[string]*Stream{}}
-		for from.Before(to) {
-			end := from.Add(c.o.MaxWindow)
-			if end.After(to) {
-				end = to
-			}
-			if !p.window(ctx, from, end, yield) {
-				return
-			}
-			from = end
-		}
+		p := &pager{c: c, query: query, limit: c.o.PageSize, span: c.o.MaxWindow, streams: map[string]*Stream{}}
+		p.window(ctx, from, to, yield)
 	}
 }
 
@@ -69,51 +62,83 @@ func (c *Client) Newest(ctx context.Context, query string, from, to time.Time) (
 
 // pager reads page after page.
 type pager struct {
-	c       *Client
-	query   string
-	limit   int
-	max     int // the server's limit, 0 while not met
+	c     *Client
+	query string
+	limit int
+	max   int // the server's limit, 0 while not met
+	// span is how long a window is asked for. Loki cuts a query into hours and
+	// cancels what is left of them once the limit is reached, which costs it
+	// dearly: windows are made so that a page about fills them.
+	span    time.Duration
 	streams map[string]*Stream
+	extras  map[string]map[string]string // structured metadata by its JSON
 }
 
 // seenKey names an entry of one instant.
 type seenKey struct{ stream, line string }
 
-// window reads [from, to) and tells whether to go on.
-func (p *pager) window(ctx context.Context, from, to time.Time, yield func(Entry, error) bool) bool {
-	seen := map[seenKey]int{} // of the instant `from`, already yielded
+// window reads [from, to).
+func (p *pager) window(ctx context.Context, from, to time.Time, yield func(Entry, error) bool) {
+	var seen map[seenKey]int // of the instant `from`, already yielded
 	for from.Before(to) {
-		page, full, err := p.page(ctx, from, to)
+		end := from.Add(p.span)
+		if end.After(to) {
+			end = to
+		}
+		page, full, err := p.page(ctx, from, end)
 		if err != nil {
-			return yield(Entry{}, err)
+			yield(Entry{}, err)
+			return
 		}
 		for _, e := range unseen(page, from, seen) {
 			if !yield(e, nil) {
-				return false
+				return
 			}
 		}
+		p.adapt(page, from, end, full)
 		if !full {
-			return true
+			from, seen = end, nil
+			continue
 		}
 		if last := page[len(page)-1].Time; last.After(from) {
 			from, seen = last, count(page, last)
 			continue
 		}
+		if seen == nil {
+			seen = map[seenKey]int{}
+		}
 		for k, n := range count(page, from) { // the whole page is one instant
 			seen[k] = max(seen[k], n)
 		}
-		entries, err := p.wholeInstant(ctx, from)
+		entries, err := p.wholeInstant(ctx, from, seen)
 		if err != nil {
-			return yield(Entry{}, err)
+			yield(Entry{}, err)
+			return
 		}
 		for _, e := range unseen(entries, from, seen) {
 			if !yield(e, nil) {
-				return false
+				return
 			}
 		}
-		from, seen = from.Add(1), map[seenKey]int{}
+		from, seen = from.Add(1), nil
 	}
-	return true
+}
+
+const (
+	leastSpan = time.Second
+	// growth is how much longer a window becomes after a page that was not half
+	// full.
+	growth = 4
+)
+
+// adapt makes the next windows such that a page about fills them.
+func (p *pager) adapt(page []Entry, from, end time.Time, full bool) {
+	switch {
+	case full:
+		p.span = max(page[len(page)-1].Time.Sub(from), leastSpan)
+	case len(page) < p.limit/2 && end.Sub(from) >= p.span:
+		p.span = min(p.span*growth, p.c.o.MaxWindow)
+	}
 }
 
 // count gives the multiset of a page's entries of one instant.
@@ -132,7 +157,10 @@ func (p *pager) page(ctx context.Context, from, to time.Time) (entries []Entry, 
 	for {
 		entries, err = p.fetch(ctx, p.query, from, to, p.limit, "forward")
 		limit, tooLarge := entryLimit(err)
-		if !tooLarge || limit >= p.limit {
+		if tooLarge && limit == 0 {
+			limit = p.limit / 2
+		}
+		if !tooLarge || limit == 0 || limit >= p.limit {
 			return entries, err == nil && len(entries) >= p.limit, err
 		}
 		p.limit, p.max = limit, limit
@@ -141,18 +169,16 @@ func (p *pager) page(ctx context.Context, from, to time.Time) (entries []Entry, 
 
 var limitWords = regexp.MustCompile(`max entries limit per query exceeded, limit > max_entries_limit(?:_per_query)? \((\d+) > (\d+)\)`)
 
-// entryLimit finds the server's limit in its refusal.
+// entryLimit finds the server's limit in its refusal; 0 where it does not say.
 func entryLimit(err error) (limit int, tooLarge bool) {
 	var e *Error
 	if !errors.As(err, &e) || e.Status != http.StatusBadRequest {
 		return 0, false
 	}
-	m := limitWords.FindStringSubmatch(e.Body)
-	if m == nil {
-		return 0, false
+	if m := limitWords.FindStringSubmatch(e.Body); m != nil {
+		limit, _ = strconv.Atoi(m[2])
 	}
-	limit, convErr := strconv.Atoi(m[2])
-	return limit, convErr == nil && limit > 0
+	return limit, strings.Contains(e.Body, "max entries limit")
 }
 
 // unseen drops from a page what was yielded of its first instant.
@@ -177,8 +203,9 @@ func unseen(page []Entry, first time.Time, seen map[seenKey]int) []Entry {
 // largestLimit bounds how far a limit is raised for one instant.
 const largestLimit = 1 << 20
 
-// wholeInstant reads one instant, with ever larger limits, then stream by stream.
-func (p *pager) wholeInstant(ctx context.Context, at time.Time) ([]Entry, error) {
+// wholeInstant reads one instant, with ever larger limits, then stream by
+// stream. What was seen of it must be in it.
+func (p *pager) wholeInstant(ctx context.Context, at time.Time, seen map[seenKey]int) ([]Entry, error) {
 	limit := p.limit
 	for limit < largestLimit && (p.max == 0 || limit < p.max) {
 		limit *= 2
@@ -194,7 +221,23 @@ func (p *pager) wholeInstant(ctx context.Context, at time.Time) ([]Entry, error)
 			return entries, err
 		}
 	}
-	return p.byStream(ctx, at)
+	entries, err := p.byStream(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	have := count(entries, at)
+	for k, n := range seen {
+		if have[k] < n {
+			return nil, overflow(at, "%d or more lines bear one time, and Loki's list of series lacks %s to read them apart", limit, k.stream)
+		}
+	}
+	return entries, nil
+}
+
+// overflow is the error of an instant that cannot be read whole.
+func overflow(at time.Time, format string, args ...any) error {
+	err := fmt.Errorf(format+": raise the server's max_entries_limit_per_query", args...)
+	return &Error{Op: "query_range at " + at.UTC().Format(time.RFC3339Nano), Err: err, final: true}
 }
 
 // byStream reads one instant of each stream by itself.
@@ -205,7 +248,7 @@ func (p *pager) byStream(ctx context.Context, at time.Time) ([]Entry, error) {
 	}
 	limit := max(p.limit, p.max)
 	var all []Entry
-	for _, labels := range series {
+	for i, labels := range alone(series) {
 		q, err := narrow(p.query, labels)
 		if err != nil {
 			return nil, err
@@ -215,14 +258,29 @@ func (p *pager) byStream(ctx context.Context, at time.Time) ([]Entry, error) {
 			return nil, err
 		}
 		if len(entries) >= limit {
-			return nil, &Error{Op: "query_range", Err: fmt.Errorf(
-				"%d or more lines of stream %s bear the one time %s, which is as many as this Loki gives: raise its max_entries_limit_per_query",
-				limit, keyOf(labels), at.UTC().Format(time.RFC3339Nano))}
+			return nil, overflow(at, "%d or more lines of stream %s bear one time, as many as Loki gives at once", limit, keyOf(series[i]))
 		}
 		all = append(all, entries...)
 	}
 	sortEntries(all)
 	return all, nil
+}
+
+// alone completes each stream's labels with the others' names, empty: to
+// LogQL {host="a"} is also every stream that has more labels than that.
+func alone(series []map[string]string) []map[string]string {
+	names := map[string]string{}
+	for _, labels := range series {
+		for name := range labels {
+			names[name] = ""
+		}
+	}
+	out := make([]map[string]string, len(series))
+	for i, labels := range series {
+		out[i] = maps.Clone(names)
+		maps.Copy(out[i], labels)
+	}
+	return out
 }
 
 func (p *pager) series(ctx context.Context, at time.Time) ([]map[string]string, error) {
@@ -234,7 +292,7 @@ func (p *pager) series(ctx context.Context, at time.Time) ([]map[string]string, 
 	err = p.c.do(ctx, request{
 		op: "series", method: http.MethodGet, path: "/loki/api/v1/series",
 		query: url.Values{"match[]": {selector}, "start": {nano(at.Add(-time.Hour))}, "end": {nano(at.Add(time.Hour))}},
-		read:  func(r io.Reader) error { return json.NewDecoder(r).Decode(&answer) },
+		read:  func(r io.Reader) error { return decodeJSON(r, &answer) },
 	})
 	return answer.Data, err
 }
@@ -267,11 +325,11 @@ func (p *pager) decode(r io.Reader) ([]Entry, error) {
 			ResultType string
 			Result     []struct {
 				Stream map[string]string
-				Values []value
+				Values json.RawMessage
 			}
 		}
 	}
-	if err := json.NewDecoder(r).Decode(&answer); err != nil {
+	if err := decodeJSON(r, &answer); err != nil {
 		return nil, err
 	}
 	if t := answer.Data.ResultType; t != "streams" {
@@ -280,8 +338,9 @@ func (p *pager) decode(r io.Reader) ([]Entry, error) {
 	var out []Entry
 	for _, s := range answer.Data.Result {
 		st := p.stream(s.Stream)
-		for _, v := range s.Values {
-			out = append(out, Entry{Time: v.time, Line: v.line, Stream: st, Metadata: v.metadata})
+		var err error
+		if out, err = p.entries(s.Values, st, out); err != nil {
+			return nil, notLoki(err)
 		}
 	}
 	sortEntries(out)
@@ -319,41 +378,4 @@ func keyOf(labels map[string]string) string {
 	}
 	b.WriteByte('}')
 	return b.String()
-}
-
-// value is ["<nanoseconds>", "<line>", {"structuredMetadata": {...}}].
-type value struct {
-	time     time.Time
-	line     string
-	metadata map[string]string
-}
-
-func (v *value) UnmarshalJSON(b []byte) error {
-	var parts []json.RawMessage
-	if err := json.Unmarshal(b, &parts); err != nil {
-		return err
-	}
-	if len(parts) < 2 {
-		return fmt.Errorf("an entry of %d parts", len(parts))
-	}
-	var ns string
-	if err := errors.Join(json.Unmarshal(parts[0], &ns), json.Unmarshal(parts[1], &v.line)); err != nil {
-		return err
-	}
-	n, err := strconv.ParseInt(ns, 10, 64)
-	if err != nil {
-		return fmt.Errorf("entry time %q: %w", ns, err)
-	}
-	v.time = time.Unix(0, n).UTC()
-	if len(parts) > 2 {
-		var extra struct {
-			StructuredMetadata map[string]string
-			Parsed             map[string]string
-		}
-		if err := json.Unmarshal(parts[2], &extra); err != nil {
-			return err
-		}
-		v.metadata = extra.StructuredMetadata
-	}
-	return nil
 }

@@ -69,6 +69,7 @@ type Follower struct {
 	lines                 uint64
 	pending               []correlate.Finding
 	complained            time.Time
+	begun                 bool // a window has been read
 }
 
 // NewFollower makes a follower; progress is called after each window.
@@ -98,8 +99,8 @@ func (w *Follower) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && (w.o.Once || w.o.Fatal != nil && w.o.Fatal(err)):
-			return err
+		case err != nil && (w.o.Once || !w.begun && w.o.Fatal != nil && w.o.Fatal(err)):
+			return err // nothing was ever read: the configuration is wrong
 		case err != nil:
 			w.log.Error("Loki cannot be read; trying again", "source", w.o.Name, "err", err, "cursor", w.cursor)
 		case w.o.Once:
@@ -126,7 +127,7 @@ func (w *Follower) catchUp(ctx context.Context) error {
 			w.tell(err, false)
 			return fmt.Errorf("source %s: %w", w.o.Name, err)
 		}
-		w.cursor = to
+		w.cursor, w.begun = to, true
 		if !to.Before(end) {
 			w.passSilence(end)
 		}
