@@ -4,14 +4,14 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/grafana/dskit/backoff"
-	"github.com/prometheus/common/version"
-
 	"fail2ban-loki-exporter/exporter/internal/config"
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/loki"
 	"fail2ban-loki-exporter/exporter/internal/offender"
 	"fail2ban-loki-exporter/exporter/internal/publish"
+
+	"github.com/grafana/dskit/backoff"
+	"github.com/prometheus/common/version"
 )
 
 const defaultConfigFile = "/etc/fail2ban-loki-exporter/config.yaml"

@@ -13,13 +13,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/alecthomas/kingpin/v2"
-	"github.com/prometheus/common/model"
-
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/offender"
 	"fail2ban-loki-exporter/exporter/internal/pipeline"
 	"fail2ban-loki-exporter/exporter/internal/publish"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/model"
 )
 
 // reportKinds are the kinds that `report` knows, the default first.
@@ -270,7 +270,9 @@ func (j *reportJob) offenders(top int) []offender.Row {
 	rows := j.board.Rank(j.now, top).Rows
 	for i := range rows {
 		for _, p := range j.parts {
-			rows[i].BannedWhere = append(rows[i].BannedWhere, p.feed.Engine().Banned(rows[i].ID)...)
+			for _, at := range p.feed.Engine().Banned(rows[i].ID) {
+				rows[i].BannedWhere = append(rows[i].BannedWhere, offender.Place(at))
+			}
 		}
 		rows[i].BannedNow = len(rows[i].BannedWhere) > 0
 	}

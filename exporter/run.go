@@ -11,16 +11,16 @@ import (
 	"sync"
 	"time"
 
+	"fail2ban-loki-exporter/exporter/internal/config"
+	"fail2ban-loki-exporter/exporter/internal/loki"
+	"fail2ban-loki-exporter/exporter/internal/pipeline"
+	"fail2ban-loki-exporter/exporter/internal/publish"
+
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
-
-	"fail2ban-loki-exporter/exporter/internal/config"
-	"fail2ban-loki-exporter/exporter/internal/loki"
-	"fail2ban-loki-exporter/exporter/internal/pipeline"
-	"fail2ban-loki-exporter/exporter/internal/publish"
 )
 
 const defaultListenAddress = ":10191"

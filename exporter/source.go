@@ -6,12 +6,13 @@ import (
 	"iter"
 	"strconv"
 	"time"
-	_ "time/tzdata" // a zone may be configured where the system has none
+	_ "time/tzdata"
 
 	"fail2ban-loki-exporter/exporter/internal/config"
 	"fail2ban-loki-exporter/exporter/internal/loki"
 	"fail2ban-loki-exporter/exporter/internal/pipeline"
 	"fail2ban-loki-exporter/exporter/internal/publish"
+	// A zone may be configured where the system has none.
 )
 
 // lokiSource reads a configured source: the one place that knows which label

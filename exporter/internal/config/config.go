@@ -390,7 +390,7 @@ func (c *Client) validate(at string, sources map[string]int) error {
 		return fmt.Errorf("%s.timeout: it must be longer than 0", at)
 	}
 	for _, label := range slices.Sorted(maps.Keys(c.ExternalLabels)) {
-		if !model.LabelName(label).IsValidLegacy() {
+		if !model.LegacyValidation.IsValidLabelName(label) {
 			return fmt.Errorf("%s.external_labels: %q is no label name", at, label)
 		}
 	}

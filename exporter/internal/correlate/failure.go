@@ -18,15 +18,15 @@ func (j *jail) found(t *track, ev *fail2ban.Event, at ms) {
 	r := t.failuresSince(min(at, when) - j.findWindow() - 60_000)
 	if !ev.FoundAt.IsZero() && j.createdAt != 0 && when < j.createdAt && r.readAgain(when, j.epoch) {
 		r.reread = at
-		j.h.occur(ev, at, "found", j.name, t.id, Reread, Certain)
+		j.h.occur(at, "found", j.name, t.id, Reread)
 		return
 	}
 	r.add(when, j.epoch)
 	j.counts.Failures++
-	j.h.occur(ev, at, "found", j.name, t.id, "", Certain)
+	j.h.occur(at, "found", j.name, t.id, "")
 	j.observe(SawFailure, t, when)
 	j.failedInGap(t, when)
-	j.failedAgain(t, when, at)
+	j.failedAgain(t, when)
 	if t.lastRow != nil && t.state == idle {
 		t.lastRow.NextFailure = Known(max(0, when-t.ended).duration())
 		t.lastRow = nil
@@ -62,7 +62,7 @@ func (j *jail) failedInGap(t *track, when ms) {
 }
 
 // failedAgain tells the restore that waits for it that its attacker is back.
-func (j *jail) failedAgain(t *track, when, at ms) {
+func (j *jail) failedAgain(t *track, when ms) {
 	w := t.restore
 	if w == nil || w.lifted != 0 && when/1000 < w.lifted/1000 {
 		return

@@ -122,7 +122,7 @@ func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
 			return // the logging target changed in a running server
 		}
 		h.beginRun(ev, at, false)
-		h.occur(ev, at, "server_start", "", "", "", Certain)
+		h.occur(at, "server_start", "", "", "")
 	case fail2ban.DatabaseOpened:
 		h.run.database = true
 	case fail2ban.ShutdownBegun:
@@ -139,10 +139,10 @@ func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
 	case fail2ban.ServerExited:
 		h.stopBegins(at)
 		h.run.exited = at
-		h.occur(ev, at, "server_stop", "", "", "", Certain)
+		h.occur(at, "server_stop", "", "", "")
 	case fail2ban.ReloadAll, fail2ban.ReloadJail:
 		h.reload = reload{open: true, all: ev.Kind == fail2ban.ReloadAll, jail: strings.Clone(ev.Jail)}
-		h.occur(ev, at, "reload", ev.Jail, "", "", Certain)
+		h.occur(at, "reload", ev.Jail, "", "")
 	case fail2ban.ReloadFinished:
 		h.reload = reload{}
 		h.block = nil
@@ -169,12 +169,12 @@ func (h *host) jailLifecycle(ev *fail2ban.Event, at ms) {
 		if j := h.jail(ev.Jail); j != nil {
 			h.run.lastJail = at
 			j.starts(at)
-			h.occur(ev, at, "jail_start", j.name, "", "", Certain)
+			h.occur(at, "jail_start", j.name, "", "")
 		}
 	case fail2ban.JailStopped:
 		if j := h.jail(ev.Jail); j != nil {
 			j.stops(at)
-			h.occur(ev, at, "jail_stop", j.name, "", "", Certain)
+			h.occur(at, "jail_stop", j.name, "", "")
 		}
 	case fail2ban.WatchBegun:
 		if h.block != nil {
@@ -338,8 +338,8 @@ func (h *host) jail(name string) *jail {
 }
 
 // occur says an event as a row of `report events`.
-func (h *host) occur(ev *fail2ban.Event, at ms, event, jail, id string, cause Cause, c Confidence) {
-	h.occurAt(at, h.seq, event, jail, id, cause, c)
+func (h *host) occur(at ms, event, jail, id string, cause Cause) {
+	h.occurAt(at, h.seq, event, jail, id, cause, Certain)
 }
 
 func (h *host) occurAt(at ms, seq uint64, event, jail, id string, cause Cause, c Confidence) {

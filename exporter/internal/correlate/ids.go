@@ -55,28 +55,28 @@ func (j *jail) remark(ev *fail2ban.Event, at ms) {
 	switch ev.Kind {
 	case fail2ban.IncreaseBan:
 		j.counts.Verbs[verbIncreaseBan]++
-		j.h.occur(ev, at, "increase", j.name, ev.ID, "", Certain)
+		j.h.occur(at, "increase", j.name, ev.ID, "")
 		j.raised(j.track(ev.ID), ev, at)
 	case fail2ban.IsBad:
 		j.bad(j.track(ev.ID), at)
 	case fail2ban.AlreadyBanned:
 		j.counts.Verbs[verbAlreadyBanned]++
-		j.h.occur(ev, at, "already_banned", j.name, ev.ID, "", Certain)
+		j.h.occur(at, "already_banned", j.name, ev.ID, "")
 		if t != nil {
 			j.prolonged(t, at)
 		}
 	case fail2ban.Reban:
 		j.counts.Verbs[verbReban]++
-		j.h.occur(ev, at, "reban", j.name, ev.ID, "", Certain)
+		j.h.occur(at, "reban", j.name, ev.ID, "")
 	case fail2ban.Ignore, fail2ban.IgnoreExpired:
 		j.counts.Verbs[verbIgnore]++
-		j.h.occur(ev, at, "ignored", j.name, ev.ID, "", Certain)
+		j.h.occur(at, "ignored", j.name, ev.ID, "")
 		if t != nil && ev.Kind == fail2ban.Ignore && t.state == suspended && j.startedAt != 0 {
 			j.close(t, t.lifted, EndedManual, Certain) // the ignore list released it
 		}
 	case fail2ban.ActionError:
 		j.counts.ActionErrors++
-		j.h.occur(ev, at, "action_error", j.name, ev.ID, "", Certain)
+		j.h.occur(at, "action_error", j.name, ev.ID, "")
 	}
 }
 

@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"fail2ban-loki-exporter/exporter/internal/fail2ban"
+
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
-
-	"fail2ban-loki-exporter/exporter/internal/fail2ban"
 )
 
 // story is the recordings' events that the properties are held against.

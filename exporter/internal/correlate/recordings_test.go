@@ -25,12 +25,10 @@ type truth struct {
 }
 
 type trueEvent struct {
-	T         float64
-	Jail, ID  string
-	Kind      string
-	Cause     string
-	claimed   bool
-	claimedBy Cause
+	T        float64
+	Jail, ID string
+	Kind     string
+	Cause    string
 }
 
 // agreeing lists, for each true cause, the verdicts that agree with it.
@@ -52,10 +50,10 @@ var unreadable = []string{"fmt-file-datetime-off", "fmt-sysout", "fmt-stdout-vvv
 func logsOf(files []string) (ways [][]string) {
 	var logs []string
 	for _, f := range files {
-		switch base := filepath.Base(f); {
-		case base == "fail2ban.log":
+		switch filepath.Base(f) {
+		case "fail2ban.log":
 			logs = append(logs, f)
-		case base == "fail2ban.log.1":
+		case "fail2ban.log.1":
 			logs = append([]string{f}, logs...)
 		}
 	}

@@ -63,7 +63,6 @@ type track struct {
 	absent    bool // suspended, and not there in a later run
 	follows   bool // its ban time is the jail's present one
 	certain   bool
-	counted   bool   // the last Ban's verdict was a true ban
 	liftEpoch uint32 // life of the jail that was lifted
 	liftRun   uint32 // run of the host that was lifted
 	restores  uint32

@@ -259,7 +259,7 @@ func (b *bounded) Read(p []byte) (int, error) {
 // whole; any other error the same answer would give again.
 func (b *bounded) cut(err error) bool {
 	if b.err != nil {
-		return b.err != errTooLarge
+		return !errors.Is(b.err, errTooLarge)
 	}
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
@@ -279,8 +279,7 @@ func notLoki(err error) error { return fmt.Errorf("no answer of Loki's API, chec
 // plain drops the method and the URL from the client's error: the operation
 // says them, and a URL may hold a password.
 func plain(err error) error {
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		return ue.Err
 	}
 	return err

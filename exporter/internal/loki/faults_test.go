@@ -51,8 +51,10 @@ func TestAnErrorIsTheEnd(t *testing.T) {
 		http.Error(w, "no org id", http.StatusUnauthorized)
 	}, func(o *Options) { o.MaxWindow = time.Minute })
 	n := 0
-	for range c.Range(context.Background(), `{job="fail2ban"}`, epoch, epoch.Add(time.Hour)) {
-		n++
+	for _, err := range c.Range(context.Background(), `{job="fail2ban"}`, epoch, epoch.Add(time.Hour)) {
+		if n++; err == nil {
+			t.Error("a value without an error")
+		}
 	}
 	if n != 1 || calls != 1 {
 		t.Errorf("%d values after %d calls", n, calls)

@@ -1,17 +1,14 @@
 package offender
 
-import (
-	"time"
-
-	"fail2ban-loki-exporter/exporter/internal/correlate"
-)
+import "time"
 
 // Row is one id of the ranking: what it truly did over all hosts and jails.
-// Unknown is the zero time, a score that is not OK, or an empty string.
+// Unknown is the zero time, a score where Scored is false, or an empty string.
 type Row struct {
 	Rank        int // from 1
 	ID          string
-	Score       correlate.Maybe[float64]
+	Score       float64
+	Scored      bool
 	Bans        int // true bans
 	Restores    int
 	Failures    int
@@ -22,7 +19,7 @@ type Row struct {
 	LastSeen    time.Time
 	LastBan     time.Time // the newest true ban
 	BannedNow   bool
-	BannedWhere []correlate.Place
+	BannedWhere []Place
 	Escalated   bool // banned by a jail that watches other jails' bans
 	Network     string
 	Country     string

@@ -131,7 +131,7 @@ func (w *Follower) catchUp(ctx context.Context) error {
 		if !to.Before(end) {
 			w.passSilence(end)
 		}
-		w.publish(ctx)
+		_ = w.publish(ctx) // logged; offered again with the next window
 		w.tell(nil, !to.Before(end))
 	}
 	return nil

@@ -11,12 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"fail2ban-loki-exporter/exporter/internal/correlate"
+	"fail2ban-loki-exporter/exporter/internal/loki"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-
-	"fail2ban-loki-exporter/exporter/internal/correlate"
-	"fail2ban-loki-exporter/exporter/internal/loki"
 )
 
 // recorder is a Loki that notes what it is given and answers as told.
@@ -233,12 +233,18 @@ func TestPushErrors(t *testing.T) {
 		{name: "taken", result: BatchOK},
 		{name: "down", err: down, want: down, result: BatchFailed},
 		{name: "unauthorized", err: &loki.Error{Op: "push", Status: 401, Body: "no org id"}, want: new(loki.Error), result: BatchFailed},
-		{name: "one too old", err: &loki.Error{Status: 400, Body: "entry for stream '{host=\"web1\"}' has timestamp too old: 2026-03-01T10:00:12Z, oldest acceptable timestamp is: 2026-03-02T10:00:00Z"},
-			result: BatchPartial, dropped: map[string]int{DroppedTooOld: 1}},
-		{name: "groups", err: fmt.Errorf("push: %w", &loki.Error{Status: 400, Body: "2 errors like: entry for stream '{}' has timestamp too new: 2027; 1 errors like: max entry size '262144' bytes exceeded for stream '{}' while adding an entry with length '300000' bytes; 3 errors like: entry for stream '{}' has timestamp too old: 2020, oldest acceptable timestamp is: 2026"}),
-			result: BatchPartial, dropped: map[string]int{DroppedTooNew: 2, DroppedTooLarge: 1, DroppedTooOld: 3}},
-		{name: "far behind", err: &loki.Error{Status: 400, Body: "entry with timestamp 2026-03-01 10:00:12 +0000 UTC ignored, reason: 'entry too far behind, entry timestamp is: 2026-03-01T10:00:12Z, oldest acceptable timestamp is: 2026-03-01T20:00:00Z',\nuser 'fake', total ignored: 7 out of 12 for stream: {host=\"web1\"}"},
-			result: BatchPartial, dropped: map[string]int{DroppedTooOld: 7}},
+		{
+			name: "one too old", err: &loki.Error{Status: 400, Body: "entry for stream '{host=\"web1\"}' has timestamp too old: 2026-03-01T10:00:12Z, oldest acceptable timestamp is: 2026-03-02T10:00:00Z"},
+			result: BatchPartial, dropped: map[string]int{DroppedTooOld: 1},
+		},
+		{
+			name: "groups", err: fmt.Errorf("push: %w", &loki.Error{Status: 400, Body: "2 errors like: entry for stream '{}' has timestamp too new: 2027; 1 errors like: max entry size '262144' bytes exceeded for stream '{}' while adding an entry with length '300000' bytes; 3 errors like: entry for stream '{}' has timestamp too old: 2020, oldest acceptable timestamp is: 2026"}),
+			result: BatchPartial, dropped: map[string]int{DroppedTooNew: 2, DroppedTooLarge: 1, DroppedTooOld: 3},
+		},
+		{
+			name: "far behind", err: &loki.Error{Status: 400, Body: "entry with timestamp 2026-03-01 10:00:12 +0000 UTC ignored, reason: 'entry too far behind, entry timestamp is: 2026-03-01T10:00:12Z, oldest acceptable timestamp is: 2026-03-01T20:00:00Z',\nuser 'fake', total ignored: 7 out of 12 for stream: {host=\"web1\"}"},
+			result: BatchPartial, dropped: map[string]int{DroppedTooOld: 7},
+		},
 		{name: "rate", err: &loki.Error{Status: 400, Body: "ingestion rate limit exceeded for user fake"}, result: BatchPartial, dropped: map[string]int{DroppedRateLimited: 1}},
 		{name: "other", err: &loki.Error{Status: 400, Body: "teapot"}, result: BatchPartial, dropped: map[string]int{DroppedRejected: 12}},
 		{name: "liar", err: &loki.Error{Status: 400, Body: "total ignored: 99999999999999999999 out of 1"}, result: BatchPartial, dropped: map[string]int{DroppedRejected: 12}},
@@ -248,7 +254,7 @@ func TestPushErrors(t *testing.T) {
 			sink := NewLokiSink(&recorder{err: c.err}, LokiOptions{Batch: func(r string) { results[r]++ }, Dropped: func(r string, n int) { drops[r] += n }})
 			err := sink.Publish(context.Background(), "main", findings())
 			var asLoki *loki.Error
-			if (err == nil) != (c.want == nil) || c.want == down && !errors.Is(err, down) || c.want != nil && c.want != down && !errors.As(err, &asLoki) {
+			if (err == nil) != (c.want == nil) || errors.Is(c.want, down) && !errors.Is(err, down) || c.want != nil && !errors.Is(c.want, down) && !errors.As(err, &asLoki) {
 				t.Fatalf("error %v, want %v", err, c.want)
 			}
 			if diff := cmp.Diff(map[string]int{c.result: 1}, results); diff != "" {

@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/offender"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -158,9 +158,9 @@ func report() correlate.Report {
 func offenders() []offender.Row {
 	rows := []offender.Row{
 		{
-			Rank: 1, ID: "192.0.2.3", Score: correlate.Known(12.3456), Bans: 9, Restores: 31, Failures: 140, GapFailures: 3, Hosts: 2, Jails: 2, FirstSeen: at("00:00:02.000"),
+			Rank: 1, ID: "192.0.2.3", Score: 12.3456, Scored: true, Bans: 9, Restores: 31, Failures: 140, GapFailures: 3, Hosts: 2, Jails: 2, FirstSeen: at("00:00:02.000"),
 			LastSeen: at("21:29:00.000"), LastBan: at("21:00:00.250"), BannedNow: true, Escalated: true,
-			BannedWhere: []correlate.Place{{Host: "web1", Jail: "recidive"}, {Host: "web1", Jail: "sshd"}}, Network: "192.0.2.0/24", Country: "NL", ASN: "64496",
+			BannedWhere: []offender.Place{{Host: "web1", Jail: "recidive"}, {Host: "web1", Jail: "sshd"}}, Network: "192.0.2.0/24", Country: "NL", ASN: "64496",
 		},
 		{Rank: 2, ID: "2001:db8:1234:5678:9abc:def0:1234:5678/128", Bans: 4, Restores: 2, Failures: 20, Hosts: 1, Jails: 1, LastBan: at("20:00:00.000")},
 	}

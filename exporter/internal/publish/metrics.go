@@ -7,10 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/offender"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // View is the state that /metrics shows.
@@ -198,71 +198,131 @@ const (
 
 // domain is every metric of what the log says, in the order of the interface.
 var domain = []metric{
-	{name: "fail2ban_log_events_total", kind: counter, labels: []string{"verb"}, jail: each(correlate.Verbs, func(c *correlate.Counts) []uint64 { return c.Verbs[:] }),
-		help: "Lines of the log by their verb, as they stand there."},
-	{name: "fail2ban_failures_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Failures }),
-		help: "Failures, each counted once."},
-	{name: "fail2ban_bans_total", kind: counter, labels: []string{"origin"}, jail: each(correlate.BanOrigins, func(c *correlate.Counts) []uint64 { return c.Bans[:] }),
-		help: "True bans by origin, without restored and re-read ones."},
-	{name: "fail2ban_restored_bans_total", kind: counter, labels: []string{"cause"}, jail: each(correlate.RestoreCauses, func(c *correlate.Counts) []uint64 { return c.Restored[:] }),
-		help: "Bans that were put back in force, by what had lifted them."},
-	{name: "fail2ban_reread_bans_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Reread }),
-		help: "Bans for an offence already counted, because the watched log was read again."},
-	{name: "fail2ban_unbans_total", kind: counter, labels: []string{"cause"}, jail: each(correlate.UnbanCauses, func(c *correlate.Counts) []uint64 { return c.Unbans[:] }),
-		help: "Unbans by cause."},
-	{name: "fail2ban_banned_ips", kind: gauge, jail: size(func(j *correlate.JailReport) int { return j.BannedNow }),
-		help: "Addresses, subnets and ids banned now."},
-	{name: "fail2ban_unprotected_ips", kind: gauge, jail: size(func(j *correlate.JailReport) int { return j.Unprotected }),
-		help: "Bans lifted by a stop and not yet restored, though their time is not over."},
-	{name: "fail2ban_lost_bans_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Lost }),
-		help: "Bans that a stop lifted and no start restored, though their time was not over."},
-	{name: "fail2ban_protection_gap_seconds", histogram: func(j *correlate.JailReport) correlate.Histogram { return j.GapSeconds },
-		help: "How long bans were lifted between a stop and their restore, in seconds."},
-	{name: "fail2ban_gap_failures_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.GapFailures }),
-		help: "Failures of ids while their bans were lifted by a stop."},
-	{name: "fail2ban_server_restarts_total", kind: counter, labels: []string{"kind"}, host: restarts,
-		help: "Restarts of the server by how the run before had ended."},
-	{name: "fail2ban_server_start_timestamp_seconds", kind: gauge, single: true, host: func(e emit, h *correlate.HostReport, _ *View) { e.time(h.Started) },
-		help: "When the server's present run started, in seconds since the epoch."},
-	{name: "fail2ban_server_running", kind: gauge, single: true, host: running,
-		help: "1 if the server runs as far as its log says, else 0."},
-	{name: "fail2ban_server_info", kind: gauge, labels: []string{"version"}, single: true, host: info,
-		help: "Always 1, with the version that the server logged."},
-	{name: "fail2ban_host_last_line_timestamp_seconds", kind: gauge, single: true, host: lastLine,
-		help: "Time of the host's newest line in seconds since the epoch, for seven days after it fell silent."},
-	{name: "fail2ban_jail_bantime_seconds", kind: gauge, single: true, jail: banTime,
-		help: "The jail's ban time in seconds, -1 if permanent."},
-	{name: "fail2ban_jail_findtime_seconds", kind: gauge, single: true, jail: findTime,
-		help: "Within how many seconds the jail counts failures."},
-	{name: "fail2ban_jail_maxretry", kind: gauge, single: true, jail: maxRetry,
-		help: "How many failures make the jail ban."},
-	{name: "fail2ban_reoffences_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Reoffences }),
-		help: "True bans of an id whose ban before in the same jail had truly ended."},
-	{name: "fail2ban_reoffence_delay_seconds", histogram: func(j *correlate.JailReport) correlate.Histogram { return j.Reoffence },
-		help: "Time from a ban's true end to the next true ban of the same id, in seconds."},
-	{name: "fail2ban_premature_unbans_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.PrematureUnbans }),
-		help: "Manual unbans after which the id was soon banned again."},
-	{name: "fail2ban_failures_while_banned_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.FailuresWhileBanned }),
-		help: "Failures of ids while they were banned, which tell of bans that do not hold."},
-	{name: "fail2ban_action_errors_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.ActionErrors }),
-		help: "Errors of ban and unban actions."},
+	{
+		name: "fail2ban_log_events_total", kind: counter, labels: []string{"verb"}, jail: each(correlate.Verbs, func(c *correlate.Counts) []uint64 { return c.Verbs[:] }),
+		help: "Lines of the log by their verb, as they stand there.",
+	},
+	{
+		name: "fail2ban_failures_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Failures }),
+		help: "Failures, each counted once.",
+	},
+	{
+		name: "fail2ban_bans_total", kind: counter, labels: []string{"origin"}, jail: each(correlate.BanOrigins, func(c *correlate.Counts) []uint64 { return c.Bans[:] }),
+		help: "True bans by origin, without restored and re-read ones.",
+	},
+	{
+		name: "fail2ban_restored_bans_total", kind: counter, labels: []string{"cause"}, jail: each(correlate.RestoreCauses, func(c *correlate.Counts) []uint64 { return c.Restored[:] }),
+		help: "Bans that were put back in force, by what had lifted them.",
+	},
+	{
+		name: "fail2ban_reread_bans_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Reread }),
+		help: "Bans for an offence already counted, because the watched log was read again.",
+	},
+	{
+		name: "fail2ban_unbans_total", kind: counter, labels: []string{"cause"}, jail: each(correlate.UnbanCauses, func(c *correlate.Counts) []uint64 { return c.Unbans[:] }),
+		help: "Unbans by cause.",
+	},
+	{
+		name: "fail2ban_banned_ips", kind: gauge, jail: size(func(j *correlate.JailReport) int { return j.BannedNow }),
+		help: "Addresses, subnets and ids banned now.",
+	},
+	{
+		name: "fail2ban_unprotected_ips", kind: gauge, jail: size(func(j *correlate.JailReport) int { return j.Unprotected }),
+		help: "Bans lifted by a stop and not yet restored, though their time is not over.",
+	},
+	{
+		name: "fail2ban_lost_bans_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Lost }),
+		help: "Bans that a stop lifted and no start restored, though their time was not over.",
+	},
+	{
+		name: "fail2ban_protection_gap_seconds", histogram: func(j *correlate.JailReport) correlate.Histogram { return j.GapSeconds },
+		help: "How long bans were lifted between a stop and their restore, in seconds.",
+	},
+	{
+		name: "fail2ban_gap_failures_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.GapFailures }),
+		help: "Failures of ids while their bans were lifted by a stop.",
+	},
+	{
+		name: "fail2ban_server_restarts_total", kind: counter, labels: []string{"kind"}, host: restarts,
+		help: "Restarts of the server by how the run before had ended.",
+	},
+	{
+		name: "fail2ban_server_start_timestamp_seconds", kind: gauge, single: true, host: func(e emit, h *correlate.HostReport, _ *View) { e.time(h.Started) },
+		help: "When the server's present run started, in seconds since the epoch.",
+	},
+	{
+		name: "fail2ban_server_running", kind: gauge, single: true, host: running,
+		help: "1 if the server runs as far as its log says, else 0.",
+	},
+	{
+		name: "fail2ban_server_info", kind: gauge, labels: []string{"version"}, single: true, host: info,
+		help: "Always 1, with the version that the server logged.",
+	},
+	{
+		name: "fail2ban_host_last_line_timestamp_seconds", kind: gauge, single: true, host: lastLine,
+		help: "Time of the host's newest line in seconds since the epoch, for seven days after it fell silent.",
+	},
+	{
+		name: "fail2ban_jail_bantime_seconds", kind: gauge, single: true, jail: banTime,
+		help: "The jail's ban time in seconds, -1 if permanent.",
+	},
+	{
+		name: "fail2ban_jail_findtime_seconds", kind: gauge, single: true, jail: findTime,
+		help: "Within how many seconds the jail counts failures.",
+	},
+	{
+		name: "fail2ban_jail_maxretry", kind: gauge, single: true, jail: maxRetry,
+		help: "How many failures make the jail ban.",
+	},
+	{
+		name: "fail2ban_reoffences_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.Reoffences }),
+		help: "True bans of an id whose ban before in the same jail had truly ended.",
+	},
+	{
+		name: "fail2ban_reoffence_delay_seconds", histogram: func(j *correlate.JailReport) correlate.Histogram { return j.Reoffence },
+		help: "Time from a ban's true end to the next true ban of the same id, in seconds.",
+	},
+	{
+		name: "fail2ban_premature_unbans_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.PrematureUnbans }),
+		help: "Manual unbans after which the id was soon banned again.",
+	},
+	{
+		name: "fail2ban_failures_while_banned_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.FailuresWhileBanned }),
+		help: "Failures of ids while they were banned, which tell of bans that do not hold.",
+	},
+	{
+		name: "fail2ban_action_errors_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.ActionErrors }),
+		help: "Errors of ban and unban actions.",
+	},
 	{name: "fail2ban_offender_score", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) {
-		if o.Score.OK {
-			e(o.Score.V, ip)
+		if o.Scored {
+			e(o.Score, ip)
 		}
 	}), help: "Score of an offender among the top ones."},
-	{name: "fail2ban_offender_bans", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e(float64(o.Bans), ip) }),
-		help: "True bans of an offender among the top ones, over all hosts and jails."},
-	{name: "fail2ban_offender_hosts", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e(float64(o.Hosts), ip) }),
-		help: "Hosts that banned an offender among the top ones."},
-	{name: "fail2ban_offender_jails", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e(float64(o.Jails), ip) }),
-		help: "Jails that banned an offender among the top ones."},
-	{name: "fail2ban_offender_last_ban_timestamp_seconds", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e.time(o.LastBan, ip) }),
-		help: "When an offender among the top ones was last truly banned, in seconds since the epoch."},
-	{name: "fail2ban_offenders", kind: gauge, view: func(e emit, v *View) { e(float64(v.Tracked)) },
-		help: "Ids with a ban that are tracked, not only the top ones."},
-	{name: "fail2ban_repeat_offenders", kind: gauge, view: func(e emit, v *View) { e(float64(v.Repeat)) },
-		help: "Tracked ids that were truly banned again and again."},
+	{
+		name: "fail2ban_offender_bans", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e(float64(o.Bans), ip) }),
+		help: "True bans of an offender among the top ones, over all hosts and jails.",
+	},
+	{
+		name: "fail2ban_offender_hosts", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e(float64(o.Hosts), ip) }),
+		help: "Hosts that banned an offender among the top ones.",
+	},
+	{
+		name: "fail2ban_offender_jails", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e(float64(o.Jails), ip) }),
+		help: "Jails that banned an offender among the top ones.",
+	},
+	{
+		name: "fail2ban_offender_last_ban_timestamp_seconds", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e.time(o.LastBan, ip) }),
+		help: "When an offender among the top ones was last truly banned, in seconds since the epoch.",
+	},
+	{
+		name: "fail2ban_offenders", kind: gauge, view: func(e emit, v *View) { e(float64(v.Tracked)) },
+		help: "Ids with a ban that are tracked, not only the top ones.",
+	},
+	{
+		name: "fail2ban_repeat_offenders", kind: gauge, view: func(e emit, v *View) { e(float64(v.Repeat)) },
+		help: "Tracked ids that were truly banned again and again.",
+	},
 }
 
 // count makes the jail function of a counter.

@@ -10,13 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"fail2ban-loki-exporter/exporter/internal/correlate"
+	"fail2ban-loki-exporter/exporter/internal/offender"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
-
-	"fail2ban-loki-exporter/exporter/internal/correlate"
-	"fail2ban-loki-exporter/exporter/internal/offender"
 )
 
 func view() *View {

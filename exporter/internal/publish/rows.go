@@ -172,7 +172,9 @@ var reoffenceColumns = []column[correlate.Reoffence]{
 var offenderColumns = []column[offender.Row]{
 	{"rank", func(o *offender.Row) Value { return intValue(o.Rank) }},
 	{"id", func(o *offender.Row) Value { return textValue(o.ID) }},
-	{"score", func(o *offender.Row) Value { return maybe(o.Score, floatValue) }},
+	{"score", func(o *offender.Row) Value {
+		return maybe(correlate.Maybe[float64]{V: o.Score, OK: o.Scored}, floatValue)
+	}},
 	{"bans", func(o *offender.Row) Value { return intValue(o.Bans) }},
 	{"restores", func(o *offender.Row) Value { return intValue(o.Restores) }},
 	{"failures", func(o *offender.Row) Value { return intValue(o.Failures) }},
@@ -190,7 +192,7 @@ var offenderColumns = []column[offender.Row]{
 	{"asn", func(o *offender.Row) Value { return textValue(o.ASN) }},
 }
 
-func places(ps []correlate.Place) string {
+func places(ps []offender.Place) string {
 	out := make([]string, len(ps))
 	for i, p := range ps {
 		out[i] = p.Host + "/" + p.Jail

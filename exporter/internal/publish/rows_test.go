@@ -13,10 +13,10 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/google/go-cmp/cmp"
-
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/offender"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // The columns are the interface: users' scripts read them by name.
@@ -136,7 +136,7 @@ func TestSourceIsFirst(t *testing.T) {
 func TestHostileCells(t *testing.T) {
 	var rows []Row
 	for _, id := range append(hostile, "\ttab", "\rreturn", "-1+1", "+1", "\n=1") {
-		rows = append(rows, OffenderRow("", &offender.Row{ID: id, Score: correlate.Known(-1.5)}))
+		rows = append(rows, OffenderRow("", &offender.Row{ID: id, Score: -1.5, Scored: true}))
 	}
 	table := Table{Kind: KindOffenders, Rows: slices.Values(rows)}
 	var c, j, x strings.Builder
@@ -160,7 +160,7 @@ func TestHostileCells(t *testing.T) {
 			t.Fatalf("our own number %q is protected", r[2])
 		}
 	}
-	for _, line := range strings.Split(strings.TrimSuffix(x.String(), "\n"), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSuffix(x.String(), "\n"), "\n") {
 		if i := strings.IndexFunc(line, unprintable); i >= 0 {
 			t.Fatalf("a terminal obeys %q", line)
 		}

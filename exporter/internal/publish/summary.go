@@ -258,7 +258,7 @@ func (t summarySection) write(b *strings.Builder, lines []hostSummary, named boo
 		g.rows = append(g.rows, cells)
 	}
 	b.WriteByte('\n')
-	g.write(b) // a Builder takes everything
+	_ = g.write(b) // a Builder takes everything
 }
 
 func writeOffenders(b *strings.Builder, rows []offender.Row) {
@@ -278,5 +278,5 @@ func writeOffenders(b *strings.Builder, rows []offender.Row) {
 		g.rows = append(g.rows, append(cells, banned))
 	}
 	b.WriteByte('\n')
-	g.write(b)
+	_ = g.write(b)
 }

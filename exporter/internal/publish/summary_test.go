@@ -17,7 +17,7 @@ func TestSummary(t *testing.T) {
 		if err := WriteSummary(&b, s); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		for _, line := range strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n") {
+		for line := range strings.SplitSeq(strings.TrimSuffix(b.String(), "\n"), "\n") {
 			if n := utf8.RuneCountInString(line); n > 100 {
 				t.Errorf("%s: %d columns: %s", name, n, line)
 			}

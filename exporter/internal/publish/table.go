@@ -140,5 +140,5 @@ func (g *grid) writeRow(w *bufio.Writer, widths []int, row []string) {
 		}
 		b.WriteString(c + pad)
 	}
-	w.WriteString(strings.TrimRight(b.String(), " ") + "\n")
+	_, _ = w.WriteString(strings.TrimRight(b.String(), " ") + "\n")
 }
