@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -53,6 +54,18 @@ type usageError struct{ error }
 // command is one of the program's jobs.
 type command func(ctx context.Context, log *slog.Logger, io stdio) error
 
+// withStandardInput spells the argument "-", which kingpin does not take, as the
+// flag that means the same.
+func withStandardInput(args []string) []string {
+	args = slices.Clone(args)
+	for i, a := range args {
+		if a == "-" {
+			args[i] = "--input=-"
+		}
+	}
+	return args
+}
+
 // run is the program with its surroundings as arguments, so that a test can
 // start it. It returns the exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) int {
@@ -79,7 +92,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 	addReport(app, &c, commands)
 	addCheck(app, &c, commands)
 
-	selected, err := app.Parse(args)
+	selected, err := app.Parse(withStandardInput(args))
 	if exit >= 0 {
 		return exit // --help, --version
 	}

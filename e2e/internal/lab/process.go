@@ -120,7 +120,7 @@ func (s *Server) Poll(ctx context.Context, what string, try func() error) error 
 	go func() {
 		select {
 		case <-s.exited:
-			cancel(fmt.Errorf("ended by itself (%v)", s.waitErr))
+			cancel(fmt.Errorf("ended by itself (%w)", s.waitErr))
 		case <-polled:
 		}
 	}()
