@@ -104,7 +104,7 @@ func TestNoticeNamesWhatIsLinked(t *testing.T) {
 		t.Fatal(err)
 	}
 	var linked []string
-	for _, p := range strings.Fields(string(out)) {
+	for p := range strings.FieldsSeq(string(out)) {
 		if strings.HasPrefix(p, "github.com/grafana/loki/") && !apacheFolders.MatchString(p) {
 			linked = append(linked, p)
 		}
