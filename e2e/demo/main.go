@@ -22,7 +22,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -36,10 +35,8 @@ const (
 	waveInterval  = 10 * time.Minute // from one wave's beginning to the next
 )
 
-// The URL and the path of config.example.yaml that the demo replaces.
+// exampleLoki is the URL in config.example.yaml that the demo replaces.
 const exampleLoki = "http://localhost:3100"
-
-var exampleState = regexp.MustCompile(`(?m)^(\s*path:\s*)["']?/var/lib/[^\s"'#]*["']?`)
 
 // All streams of the demo look like this to Loki.
 var labels = lab.Spread(1)
@@ -290,7 +287,7 @@ func ended(name string, s *lab.Server) error {
 }
 
 // configure writes the repository's example configuration into dir, with
-// Loki's URL and the place of the state replaced.
+// Loki's URL replaced.
 func configure(lokiURL, dir string) (string, error) {
 	root, err := lab.Root()
 	if err != nil {
@@ -305,7 +302,6 @@ func configure(lokiURL, dir string) (string, error) {
 		return "", errors.New("config.example.yaml does not name " + exampleLoki)
 	}
 	text = strings.ReplaceAll(text, exampleLoki, lokiURL)
-	text = exampleState.ReplaceAllString(text, "${1}"+filepath.Join(dir, "state"))
 	path := filepath.Join(dir, "config.yaml")
 	return path, os.WriteFile(path, []byte(text), 0o600)
 }

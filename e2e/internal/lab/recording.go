@@ -17,7 +17,7 @@ const stampLayout = "2006-01-02 15:04:05"
 
 var stampPattern = regexp.MustCompile(`\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b`)
 
-// Recording is a run of real fail2ban servers, of testdata/recordings: what
+// Recording is a run of real fail2ban servers, of testdata/recordings at the top: what
 // they logged, and beside it what truly happened.
 type Recording struct {
 	Name  string
@@ -60,7 +60,7 @@ func Load(name string) (*Recording, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(root, "e2e", "testdata", "recordings", name)
+	dir := filepath.Join(root, "testdata", "recordings", name)
 	text, err := os.ReadFile(filepath.Join(dir, "truth.json"))
 	if err != nil {
 		return nil, err
