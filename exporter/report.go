@@ -121,6 +121,9 @@ func (r *reportCommand) readFiles(ctx context.Context, job *reportJob, inputs []
 	if err != nil {
 		return err
 	}
+	for _, n := range files.Notices {
+		job.log.Warn(n)
+	}
 	part := job.part("files", correlate.Options{}, func(string) *time.Location { return zone })
 	if err := part.feed.Read(ctx, files, job.from, job.to); err != nil {
 		return err

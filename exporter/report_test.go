@@ -98,6 +98,14 @@ func TestStandardInput(t *testing.T) {
 	if got != want {
 		t.Error(cmp.Diff(want.out, got.out))
 	}
+	// the newer half first, as `zcat fail2ban.log fail2ban.log.1.gz` gives it:
+	// the parts are put in order, and it is said
+	newer := strings.ReplaceAll(string(text), "2026-11-22 20:", "2026-11-22 22:")
+	want = call(t, string(text)+newer, "report", "events", "--format", "csv", "--timezone", "UTC", "-")
+	got = call(t, newer+string(text), "report", "events", "--format", "csv", "--timezone", "UTC", "-")
+	if got.out != want.out || !strings.Contains(got.errors, "put in order") || want.errors != "" {
+		t.Errorf("%s%s", cmp.Diff(want.out, got.out), got.errors)
+	}
 }
 
 // The range is half-open and by the lines' own time.

@@ -30,20 +30,26 @@ type runCommand struct {
 	common *common
 	web    webFlags
 	once   bool
+	check  bool
 }
 
 func addRun(app *kingpin.Application, c *common, commands map[string]command) {
 	r := &runCommand{common: c}
 	cmd := app.Command("run", "The daemon (default): read the past from Loki, then follow; serve metrics; push findings back.").Default()
 	r.web.add(cmd)
+	cmd.Flag("config.check", "Validate the configuration and end, without touching the network.").BoolVar(&r.check)
 	cmd.Flag("once", "Read the past up to now, publish, and end.").BoolVar(&r.once)
 	commands[cmd.FullCommand()] = r.run
 }
 
-func (r *runCommand) run(ctx context.Context, log *slog.Logger, _ stdio) error {
+func (r *runCommand) run(ctx context.Context, log *slog.Logger, std stdio) error {
 	cfg, err := loadConfig(r.common)
 	if err != nil {
 		return err
+	}
+	if r.check {
+		fmt.Fprintln(std.err, "configuration is valid")
+		return nil
 	}
 	d, err := newDaemon(cfg, log, r.once)
 	if err != nil {
@@ -96,7 +102,6 @@ type daemon struct {
 	metrics   *publish.Metrics
 	board     *pipeline.Board
 	followers []*pipeline.Follower
-	feeds     []*pipeline.Feed
 	clients   []*loki.Client
 
 	mu     sync.Mutex
@@ -152,7 +157,6 @@ func (d *daemon) addSource(i int, once bool) error {
 		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
 		Unparsed: samples.unparsed,
 	})
-	d.feeds = append(d.feeds, feed)
 	d.status[i] = pipeline.Status{Source: s.Name}
 	lag := time.Duration(s.Lag)
 	if once {

@@ -37,6 +37,9 @@ func ParseInput(s string) Input {
 // Files reads log files: each host's rotated ones as one log, oldest first by
 // their content.
 type Files struct {
+	// Notices is what a person should know of how the input was taken.
+	Notices []string
+
 	hosts []hostFiles
 }
 
@@ -70,8 +73,16 @@ func OpenFiles(inputs []Input, stdin io.Reader, zone *time.Location, now time.Ti
 			if err != nil {
 				return nil, err
 			}
-			f.first = firstStamp(f.data, zone, now)
-			fs.add(in.Host, f)
+			parts := []*file{f}
+			if path == "-" {
+				if parts = f.split(zone, now); len(parts) > 1 {
+					fs.Notices = append(fs.Notices, fmt.Sprintf("standard input jumps back in time %d times: its parts were put in order", len(parts)-1))
+				}
+			}
+			for _, f := range parts {
+				f.first = firstStamp(f.data, zone, now)
+				fs.add(in.Host, f)
+			}
 		}
 	}
 	for _, h := range fs.hosts {
@@ -146,6 +157,35 @@ func binary(data []byte) bool {
 		}
 	}
 	return odd > len(head)/100
+}
+
+// jumpBack is how far back a stamp must lie to begin another file: threads and
+// clocks put lines out of order by seconds.
+const jumpBack = 10 * time.Minute
+
+// split cuts what several files were poured into where time jumps back.
+func (f *file) split(zone *time.Location, now time.Time) (parts []*file) {
+	p := fail2ban.NewParser(fail2ban.Options{Location: zone, Newest: now})
+	var ev fail2ban.Event
+	var newest time.Time
+	begin := 0
+	for at := 0; at < len(f.data); {
+		end := at + bytes.IndexByte(f.data[at:], '\n') + 1
+		if end <= at {
+			end = len(f.data)
+		}
+		if err := p.Parse(f.data[at:end], time.Time{}, &ev); err == nil && !ev.Time.IsZero() {
+			if ev.Time.Before(newest.Add(-jumpBack)) {
+				parts = append(parts, &file{path: f.path, data: f.data[begin:at]})
+				begin, newest = at, ev.Time
+			}
+			if ev.Time.After(newest) {
+				newest = ev.Time
+			}
+		}
+		at = end
+	}
+	return append(parts, &file{path: f.path, data: f.data[begin:]})
 }
 
 // firstStamp is the time of the first line that bears one.
