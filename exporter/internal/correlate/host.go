@@ -40,9 +40,8 @@ type run struct {
 	started  ms     // 0 where not seen
 	inferred bool   // known by a new pid alone
 	pid      int
-	stopping ms // the stop's first line
-	exited   ms // `Exiting Fail2ban`
-	database bool
+	stopping ms    // the stop's first line
+	exited   ms    // `Exiting Fail2ban`
 	lastJail ms    // last start of a jail in this run
 	ended    Cause // how the run before ended: CleanRestart, Crash, CauseUnknown
 }
@@ -123,8 +122,6 @@ func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
 		}
 		h.beginRun(ev, at, false)
 		h.occur(at, "server_start", "", "", "")
-	case fail2ban.DatabaseOpened:
-		h.run.database = true
 	case fail2ban.ShutdownBegun:
 		h.stopBegins(at)
 	case fail2ban.StoppingJails:
@@ -227,7 +224,7 @@ func (h *host) beginRun(ev *fail2ban.Event, at ms, inferred bool) {
 		}
 		j.settleUnbans(endOfLog)
 	}
-	h.run = run{epoch: old.epoch + 1, started: at, inferred: inferred, pid: ev.PID, ended: ended, database: inferred}
+	h.run = run{epoch: old.epoch + 1, started: at, inferred: inferred, pid: ev.PID, ended: ended}
 	h.reload, h.block = reload{}, nil
 	if ev.Version != "" {
 		h.version = strings.Clone(ev.Version)

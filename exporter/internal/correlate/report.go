@@ -69,19 +69,17 @@ type Report struct {
 
 // HostReport is one host's state.
 type HostReport struct {
-	Host            string
-	FirstLine       time.Time
-	LastLine        time.Time
-	Running         Maybe[bool]
-	Started         time.Time // the present run's start, zero where not seen
-	Version         string
-	Restarts        map[string]uint64 // by kind: clean crash unknown; all three are always there
-	LifecycleLines  uint64
-	SettingsSeen    bool
-	Events          uint64
-	Jails           []JailReport // by name
-	ServerRestarts  uint64
-	UnprotectedSecs float64 // sum of the server's known down times
+	Host           string
+	FirstLine      time.Time
+	LastLine       time.Time
+	Running        Maybe[bool]
+	Started        time.Time // the present run's start, zero where not seen
+	Version        string
+	Restarts       map[string]uint64 // by kind: clean crash unknown; all three are always there
+	LifecycleLines uint64
+	SettingsSeen   bool
+	Events         uint64
+	Jails          []JailReport // by name
 }
 
 // JailReport is one jail's state on one host.

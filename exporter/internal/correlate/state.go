@@ -17,7 +17,6 @@ func (h *host) report(open bool) HostReport {
 	}
 	for i, kind := range restartKinds {
 		out.Restarts[kind] = h.counts[i]
-		out.ServerRestarts += h.counts[i]
 	}
 	if h.run.epoch > 0 {
 		out.Running = Known(h.run.exited == 0)

@@ -12,7 +12,7 @@ type Row struct {
 	Bans        int // true bans
 	Restores    int
 	Failures    int
-	GapFailures int // failures while the ban was lifted by a stop
+	GapFailures int // failures while the host or the jail was down
 	Hosts       int // hosts with a true ban
 	Jails       int // jails with a true ban, by name
 	FirstSeen   time.Time

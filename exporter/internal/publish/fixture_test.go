@@ -146,11 +146,11 @@ func report() correlate.Report {
 	return correlate.Report{At: at("21:30:00.000"), Hosts: []correlate.HostReport{
 		{
 			Host: "web1", FirstLine: at("00:00:01.000"), LastLine: at("21:30:00.000"), Running: correlate.Known(true), Started: at("10:00:11.500"), Version: "1.1.0",
-			Restarts: map[string]uint64{"clean": 5, "crash": 1, "unknown": 0}, ServerRestarts: 6, Jails: []correlate.JailReport{recidive, sshd},
+			Restarts: map[string]uint64{"clean": 5, "crash": 1, "unknown": 0}, Jails: []correlate.JailReport{recidive, sshd},
 		},
 		{
 			Host: "web2", FirstLine: at("00:10:00.000"), LastLine: at("21:00:00.000"), Running: correlate.Known(false),
-			Restarts: map[string]uint64{"clean": 3, "crash": 0, "unknown": 0}, ServerRestarts: 3, Jails: []correlate.JailReport{web2},
+			Restarts: map[string]uint64{"clean": 3, "crash": 0, "unknown": 0}, Jails: []correlate.JailReport{web2},
 		},
 	}}
 }

@@ -240,7 +240,7 @@ var domain = []metric{
 	},
 	{
 		name: "fail2ban_gap_failures_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.GapFailures }),
-		help: "Failures of ids while their bans were lifted by a stop.",
+		help: "Failures while the server or the jail was down, whoever failed.",
 	},
 	{
 		name: "fail2ban_server_restarts_total", kind: counter, labels: []string{"kind"}, host: restarts,
