@@ -1,0 +1,64 @@
+package correlate
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"fail2ban-loki-exporter/exporter/internal/fail2ban"
+)
+
+// million is the number of (host, jail, id) keys that the engine is measured with.
+const million = 1_000_000
+
+// crowded gives an engine that holds keys ids, each banned once.
+func crowded(keys int) (*Engine, time.Time) {
+	e := NewEngine(Options{})
+	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	ev := fail2ban.Event{Kind: fail2ban.JailCreated, Jail: "sshd", Time: at}
+	for host := range 10 {
+		e.Add(hostName(host), &ev)
+	}
+	for i := range keys {
+		at = at.Add(10 * time.Millisecond)
+		id := fmt.Sprintf("10.%d.%d.%d", i>>16&255, i>>8&255, i&255)
+		for _, kind := range []fail2ban.Kind{fail2ban.Found, fail2ban.Ban} {
+			ev := fail2ban.Event{Kind: kind, Jail: "sshd", ID: id, Time: at, FoundAt: at.Truncate(time.Second)}
+			e.Add(hostName(i%10), &ev)
+		}
+	}
+	return e, at
+}
+
+func hostName(i int) string { return fmt.Sprintf("web-%d", i) }
+
+func BenchmarkAdd(b *testing.B) {
+	e, at := crowded(million)
+	ids := make([]string, 4096)
+	for i := range ids {
+		n := i * 241
+		ids[i] = fmt.Sprintf("10.%d.%d.%d", n>>16&255, n>>8&255, n&255)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		at = at.Add(time.Millisecond)
+		n := i % len(ids)
+		ev := fail2ban.Event{Kind: fail2ban.Found, Jail: "sshd", ID: ids[n], Time: at, FoundAt: at.Truncate(time.Second)}
+		e.Add(hostName(n*241%10), &ev)
+		e.Findings()
+	}
+}
+
+func BenchmarkKeySize(b *testing.B) {
+	for b.Loop() {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		e, _ := crowded(million / 4)
+		e.Findings()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(e.Keys()), "B/key")
+	}
+}
