@@ -119,7 +119,7 @@ func metricsBecome(t *testing.T, s *lab.Server, right func([]lab.Sample) error) 
 // Every Restore Ban line becomes one finding in Loki, at its own time; a
 // second run adds none.
 func TestFindingsInLoki(t *testing.T) {
-	for _, name := range []string{"clean-restart", "multihost"} {
+	for _, name := range []string{"clean-restart", "crash-kill9", "multihost", "soak"} {
 		t.Run(name, func(t *testing.T) {
 			tenant, r := pushNow(t, name)
 			var want []string

@@ -243,7 +243,7 @@ func (h *host) beginRun(ev *fail2ban.Event, at ms, inferred bool) {
 	}
 	h.lastOther = 0
 	for _, j := range jails {
-		j.runBegins(lift, ended, r)
+		j.runBegins(old, lift, ended, r)
 	}
 	if r != nil {
 		h.restarts = append(h.restarts, r)

@@ -152,7 +152,7 @@ func (j *jail) settleBans() {
 }
 
 // runBegins carries the jail's bans into a new run of the server.
-func (j *jail) runBegins(lift ms, ended Cause, r *restart) {
+func (j *jail) runBegins(old run, lift ms, ended Cause, r *restart) {
 	for _, t := range j.sorted(func(t *track) bool { return t.state != idle }) {
 		switch t.state {
 		case active:
@@ -162,9 +162,7 @@ func (j *jail) runBegins(lift ms, ended Cause, r *restart) {
 			}
 			j.suspendIn(t, lift, by, j.h.run.epoch-1)
 		case suspended:
-			if j.startedAt != 0 && t.liftEpoch != j.epoch && lift-j.touched >= span(j.h.e.o.StopPause) {
-				t.absent = true
-			}
+			t.absent = t.absent || j.missed(t, &old, lift)
 		}
 		if r != nil && t.restart == nil {
 			r.take(t)
@@ -177,6 +175,16 @@ func (j *jail) runBegins(lift ms, ended Cause, r *restart) {
 	if j.suspended > 0 {
 		j.wake(j.h.run.started + span(j.h.e.o.LostSettle))
 	}
+}
+
+// missed tells whether a suspended ban was not there in a run that had the time
+// to bring it back: its jail was restarted without it, or not at all.
+func (j *jail) missed(t *track, old *run, lift ms) bool {
+	pause := span(j.h.e.o.StopPause)
+	if j.startedAt != 0 && t.liftEpoch != j.epoch {
+		return lift-j.touched >= pause
+	}
+	return j.startedAt == 0 && t.liftRun < old.epoch && old.lastJail != 0 && lift-old.lastJail >= pause
 }
 
 // suspend lifts a ban that is not over: by a stop, a jail's stop or a crash.

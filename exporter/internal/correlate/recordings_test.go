@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -218,4 +219,58 @@ func (s *score) compare(name, version string, events []trueEvent, fs []Finding) 
 
 func distance(o *Occurrence, at float64) float64 {
 	return math.Abs(float64(o.Time.UnixMilli())/1000 - at)
+}
+
+// The verdicts on each recording by event and cause. The truth does not tell
+// new from gap and re-read; this table, read against the recordings' stories,
+// does.
+func TestVerdictsOfRecordings(t *testing.T) {
+	dirs, err := filepath.Glob(recordings + "/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, dir := range dirs {
+		if name := filepath.Base(dir); name != "dst-fallback" && slices.Contains(unreadable, name) {
+			continue
+		}
+		tr := readTruth(t, dir)
+		for _, host := range slices.Sorted(maps.Keys(tr.Hosts)) {
+			h := tr.Hosts[host]
+			zone, err := time.LoadLocation(h.TZ)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, files := range logsOf(h.Files) {
+				e := NewEngine(Options{Events: true})
+				feedWith(t, e, readLog(t, dir, host, files), zone)
+				e.Finish(e.Newest())
+				counts := map[string]int{}
+				for _, f := range e.Findings() {
+					switch {
+					case f.Kind == FindingLost || f.Kind == FindingPrematureUnban || f.Kind == FindingReoffence || f.Kind == FindingGap:
+						counts[string(f.Kind)]++
+					case f.Event != nil && f.Event.Cause != "":
+						counts[f.Event.Event+":"+string(f.Event.Cause)]++
+					}
+				}
+				fmt.Fprintf(&b, "%s %s", filepath.Base(dir), strings.Join(files, "+"))
+				for _, k := range slices.Sorted(maps.Keys(counts)) {
+					fmt.Fprintf(&b, " %s=%d", k, counts[k])
+				}
+				b.WriteByte('\n')
+			}
+		}
+	}
+	const golden = "testdata/verdicts.txt"
+	if *update {
+		if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, golden, string(want), b.String())
 }
