@@ -137,6 +137,9 @@ func (r *reportCommand) readFiles(ctx context.Context, job *reportJob, inputs []
 
 func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 	cfg, err := loadConfig(r.common)
+	if errors.Is(err, os.ErrNotExist) && r.common.configFile == defaultConfigFile {
+		return usageError{errors.New("nothing to read: name fail2ban's log file, or the configuration that names your Loki (--config.file)")}
+	}
 	if err != nil {
 		return err
 	}

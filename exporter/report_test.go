@@ -156,6 +156,7 @@ func TestMistakes(t *testing.T) {
 		{[]string{"report", "bans", binary}, exitFailed, "this is no text"},
 		{[]string{"report", "bans", other}, exitFailed, "no line of fail2ban's"},
 		{[]string{"report", "bans", "nothing*.log"}, exitFailed, `no file matches "nothing*.log"`},
+		{[]string{"report"}, exitUsage, "name fail2ban's log file"},
 		{[]string{"report", "--config.file", "missing.yaml"}, exitFailed, "missing.yaml: no such file"},
 		{[]string{"check", "--offline", "--config.file", "missing.yaml"}, exitFailed, "missing.yaml: no such file"},
 		{[]string{"check", "--health", "http://127.0.0.1:1"}, exitFailed, "not healthy"},
