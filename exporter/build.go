@@ -26,7 +26,7 @@ func newLokiClient(s *config.Source, log *slog.Logger, self *publish.Self) (*lok
 	o := loki.Options{
 		URL: s.URL.URL, TenantID: s.TenantID, HTTP: s.HTTP, Timeout: time.Duration(s.Timeout), PageSize: s.PageSize,
 		Backoff: backoffConfig(s.Backoff), UserAgent: userAgent(),
-		Retrying: func(err error) { log.Warn("request failed; trying again", "source", s.Name, "err", err) },
+		Retrying: func(err error) { log.Warn("request failed; trying again", "source_name", s.Name, "err", err) },
 	}
 	if self != nil {
 		o.Observe = func(code string, took time.Duration) {

@@ -167,7 +167,7 @@ func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 			return fmt.Errorf("source %s: %w", s.Name, err)
 		}
 		if part.lines == 0 {
-			job.log.Warn("no stream matches the query in this time", "source", s.Name, "query", s.Query, "from", from.Format(time.RFC3339), "to", to.Format(time.RFC3339))
+			job.log.Warn("no stream matches the query in this time", "source_name", s.Name, "query", s.Query, "from", from.Format(time.RFC3339), "to", to.Format(time.RFC3339))
 		}
 	}
 	job.finish()

@@ -214,7 +214,7 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 		st.Report = d.status[i].Report
 		st.CaughtUp = d.status[i].CaughtUp
 	} else if !d.status[i].CaughtUp {
-		d.log.Info("caught up with Loki", "source", st.Source, "lines", st.Lines, "hosts", len(st.Report.Hosts), "took", time.Since(st.Started).Round(time.Millisecond))
+		d.log.Info("caught up with Loki", "source_name", st.Source, "lines", st.Lines, "hosts", len(st.Report.Hosts), "took", time.Since(st.Started).Round(time.Millisecond))
 	}
 	d.status[i] = st
 	now := time.Now()

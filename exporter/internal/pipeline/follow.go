@@ -102,7 +102,7 @@ func (w *Follower) Run(ctx context.Context) error {
 		case err != nil && (w.o.Once || !w.begun && w.o.Fatal != nil && w.o.Fatal(err)):
 			return err // nothing was ever read: the configuration is wrong
 		case err != nil:
-			w.log.Error("Loki cannot be read; trying again", "source", w.o.Name, "err", err, "cursor", w.cursor)
+			w.log.Error("Loki cannot be read; trying again", "source_name", w.o.Name, "err", err, "cursor", w.cursor)
 		case w.o.Once:
 			return w.finish(ctx)
 		}
@@ -204,6 +204,6 @@ func (w *Follower) complainOfSilence() {
 	}
 	w.complained = time.Now()
 	w.log.Warn("no stream matches the query, so there is nothing to show; see which labels your fail2ban logs have and set sources.query to them",
-		"source", w.o.Name, "query", w.o.Query, "since", w.from.UTC().Format(time.RFC3339),
+		"source_name", w.o.Name, "query", w.o.Query, "since", w.from.UTC().Format(time.RFC3339),
 		"try", `{job=~".*fail2ban.*"}, {filename=~".*fail2ban.*"}, {unit="fail2ban.service"}, {container=~".*fail2ban.*"}`)
 }
