@@ -17,11 +17,10 @@ type Self struct {
 	LokiRequests     *prometheus.CounterVec // code
 	LokiDuration     prometheus.Histogram   // seconds
 	Lines            *prometheus.CounterVec // result
-	LateLines        prometheus.Counter
-	UnnamedHosts     prometheus.Gauge // hosts without a label that names them
-	Cursor           prometheus.Gauge // seconds since the epoch
-	Lag              prometheus.Gauge // seconds
-	CatchingUp       prometheus.Gauge // 1 or 0
+	UnnamedHosts     prometheus.Gauge       // hosts without a label that names them
+	Cursor           prometheus.Gauge       // seconds since the epoch
+	Lag              prometheus.Gauge       // seconds
+	CatchingUp       prometheus.Gauge       // 1 or 0
 	TrackedKeys      prometheus.Gauge
 	SinkBatches      *prometheus.CounterVec // sink, result
 	SinkDropped      *prometheus.CounterVec // sink, reason
@@ -48,7 +47,6 @@ func NewSelf(reg prometheus.Registerer) *Self {
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
 		Lines:         prometheus.NewCounterVec(counter("lines_total", "Log lines read, by what became of them."), []string{"result"}),
-		LateLines:     prometheus.NewCounter(counter("late_lines_total", "Lines that came after their window had been read.")),
 		UnnamedHosts:  prometheus.NewGauge(gauge("hosts_without_label", "Streams that no label gives a host, so that they go by their source's name.")),
 		Cursor:        prometheus.NewGauge(gauge("cursor_timestamp_seconds", "Up to when the log has been read and published, over all sources the least, in seconds since the epoch.")),
 		Lag:           prometheus.NewGauge(gauge("lag_seconds", "How far the cursor is behind now, in seconds.")),
@@ -62,7 +60,7 @@ func NewSelf(reg prometheus.Registerer) *Self {
 	for _, r := range lineResults {
 		s.Lines.WithLabelValues(r)
 	}
-	reg.MustRegister(version.NewCollector("fail2ban_exporter"), s.ConfigReloadOK, s.ConfigReloadTime, s.LokiRequests, s.LokiDuration, s.Lines, s.LateLines,
+	reg.MustRegister(version.NewCollector("fail2ban_exporter"), s.ConfigReloadOK, s.ConfigReloadTime, s.LokiRequests, s.LokiDuration, s.Lines,
 		s.UnnamedHosts, s.Cursor, s.Lag, s.CatchingUp, s.TrackedKeys, s.SinkBatches, s.SinkDropped, s.Series, s.SeriesLimited)
 	return s
 }
