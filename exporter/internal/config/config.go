@@ -110,6 +110,11 @@ var (
 	DefaultBackoff = Backoff{
 		MinPeriod: model.Duration(500 * time.Millisecond), MaxPeriod: model.Duration(5 * time.Minute), MaxRetries: 10,
 	}
+	// DefaultClientBackoff is short: what was not taken is offered again with
+	// the next read, and reading must not wait for it.
+	DefaultClientBackoff = Backoff{
+		MinPeriod: model.Duration(500 * time.Millisecond), MaxPeriod: model.Duration(5 * time.Second), MaxRetries: 3,
+	}
 	DefaultSource = Source{
 		Name: "loki", URL: mustURL("http://localhost:3100"), Query: `{job="fail2ban"}`,
 		HostLabels: []string{"host", "hostname", "nodename", "node_name", "node", "instance"},
@@ -118,7 +123,7 @@ var (
 		Backoff: DefaultBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
 	}
 	DefaultClient = Client{
-		BatchSize: 1 << 20, Timeout: model.Duration(10 * time.Second), Backoff: DefaultBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
+		BatchSize: 1 << 20, Timeout: model.Duration(10 * time.Second), Backoff: DefaultClientBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
 	}
 	DefaultCorrelate = Correlate{
 		OrderWindow: model.Duration(2 * time.Second), LostSettle: model.Duration(2 * time.Minute), FailedAgainWindow: model.Duration(10 * time.Minute),
