@@ -104,7 +104,9 @@ func (h *host) noticeRun(ev *fail2ban.Event, at ms) {
 	if h.run.pid != 0 && h.run.pid != ev.PID && ev.Kind != fail2ban.ServerStart && h.opensRun(ev) {
 		h.beginRun(ev, at, true)
 	}
-	h.run.pid = ev.PID
+	if h.run.pid == 0 {
+		h.run.pid = ev.PID
+	}
 }
 
 // opensRun tells whether an event of another process can stand for a new run.
@@ -153,6 +155,9 @@ func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
 func (h *host) jailLifecycle(ev *fail2ban.Event, at ms) {
 	switch ev.Kind {
 	case fail2ban.JailCreated:
+		if h.run.exited == 0 {
+			h.run.stopping = 0 // 0.8 and 0.9 stop all jails in a reload too, and go on
+		}
 		if j := h.jail(ev.Jail); j != nil {
 			h.block = j
 			j.created(at)
