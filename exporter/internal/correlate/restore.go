@@ -64,14 +64,18 @@ func (j *jail) restoreCause(t *track) (Cause, Confidence) {
 		return Zombie, Certain
 	case t.state == active:
 		return CauseUnknown, Unsure // nothing lifted it: lines are missing
-	case t.liftRun == run.epoch:
-		return JailRestart, Certain
-	case run.ended == CauseUnknown:
-		return CauseUnknown, Unsure
-	case run.inferred || fail2ban.LegacyVersion(j.h.version):
-		return run.ended, Likely
 	}
-	return run.ended, Certain
+	cause, c := run.ended, Certain
+	if t.liftRun == run.epoch {
+		cause = JailRestart
+	}
+	switch {
+	case cause == CauseUnknown:
+		c = Unsure
+	case run.inferred || fail2ban.LegacyVersion(j.h.version):
+		c = Likely
+	}
+	return cause, c
 }
 
 // known tells whether a ban of this id was ever seen to begin.
