@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -130,7 +131,7 @@ func (d *daemon) landing(rw http.ResponseWriter, prefix string, w *webFlags) {
 	err := landingPage.Execute(&b, struct {
 		Version, Prefix, Metrics string
 		Sources                  []landingSource
-	}{version.Version, prefix, w.telemetryPath, sources})
+	}{cmp.Or(version.Version, "not known (built without make)"), prefix, w.telemetryPath, sources})
 	if err != nil {
 		http.Error(rw, err.Error(), http.StatusInternalServerError)
 		return
