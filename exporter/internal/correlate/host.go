@@ -278,6 +278,8 @@ func (h *host) howEnded(old *run, inferred bool) (Cause, string) {
 			}
 		}
 		return CauseUnknown, "unknown"
+	case inferred:
+		return CauseUnknown, "unknown" // lifecycle lines are visible here, and these are missing
 	}
 	return Crash, "crash"
 }

@@ -156,8 +156,11 @@ func (j *jail) runBegins(old run, lift ms, ended Cause, r *restart) {
 	for _, t := range j.sorted(func(t *track) bool { return t.state != idle }) {
 		switch t.state {
 		case active:
-			by := byStop
-			if ended != CleanRestart {
+			by := byUnknown
+			switch ended {
+			case CleanRestart:
+				by = byStop
+			case Crash:
 				by = byCrash
 			}
 			j.suspendIn(t, lift, by, j.h.run.epoch-1)

@@ -101,7 +101,7 @@ func (j *jail) restoreRow(t *track, at ms, cause Cause, c Confidence, seen bool)
 		row.Lifted, row.LiftedBy = lifted.time(), liftNames[by]
 		gap := maybeSeconds(max(0, at-lifted))
 		row.GapMax = gap
-		if by != byCrash {
+		if by != byCrash && by != byUnknown {
 			row.Gap = gap
 		}
 		for _, f := range t.recent.since(lifted) {
@@ -158,7 +158,7 @@ func (j *jail) resume(t *track, at ms) {
 
 // observeGap counts a protection gap whose both ends are in the log.
 func (j *jail) observeGap(t *track, at ms) {
-	if t.state == suspended && t.lifted != 0 && t.liftedBy != byCrash && at >= t.lifted {
+	if t.state == suspended && t.lifted != 0 && (t.liftedBy == byStop || t.liftedBy == byJailStop) && at >= t.lifted {
 		j.gaps.observe(at - t.lifted)
 	}
 }
