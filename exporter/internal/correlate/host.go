@@ -101,7 +101,7 @@ func (h *host) noticeRun(ev *fail2ban.Event, at ms) {
 	if ev.PID == 0 {
 		return
 	}
-	if h.run.pid != 0 && h.run.pid != ev.PID && ev.Kind != fail2ban.ServerStart && h.opensRun(ev) {
+	if h.run.pid != 0 && h.run.pid != ev.PID && ev.Kind != fail2ban.ServerStart && h.opensRun(ev, at) {
 		h.beginRun(ev, at, true)
 	}
 	if h.run.pid == 0 {
@@ -110,8 +110,12 @@ func (h *host) noticeRun(ev *fail2ban.Event, at ms) {
 }
 
 // opensRun tells whether an event of another process can stand for a new run.
-// The client logs a few lines of its own process before the server's.
-func (h *host) opensRun(ev *fail2ban.Event) bool {
+// The client logs a few lines of its own process before the server's, and two
+// servers in one stream must not make a run of every line.
+func (h *host) opensRun(ev *fail2ban.Event, at ms) bool {
+	if at-h.run.started <= span(h.e.o.OrderWindow) {
+		return false
+	}
 	return ev.Kind.HasID() || ev.Kind == fail2ban.JailStarted
 }
 
@@ -251,7 +255,7 @@ func (h *host) beginRun(ev *fail2ban.Event, at ms, inferred bool) {
 		j.runBegins(old, lift, ended, r)
 	}
 	if r != nil {
-		h.restarts = append(h.restarts, r)
+		h.noteRestart(r)
 		h.counts[restartKind(kind)]++
 	}
 }

@@ -110,7 +110,7 @@ func (j *jail) restartedAlone(at ms) {
 		}
 	}
 	j.restart = r
-	j.h.restarts = append(j.h.restarts, r)
+	j.h.noteRestart(r)
 }
 
 // stopBegins notes the first line of the jail's own stop.

@@ -135,6 +135,7 @@ func FuzzEngine(f *testing.F) {
 	f.Add([]byte{1, 0, 10, 5, 20, 1, 30, 2, 40, 3})
 	f.Add([]byte("\x01\x00\x18\x00\x1b\x00\x12\x00\x01\x00\x0f\x00\x1c\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		data = data[:min(len(data), 4096)]
 		e := NewEngine(Options{Events: true, Rows: true, Open: true})
 		now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 		for i := 0; i+1 < len(data); i += 2 {

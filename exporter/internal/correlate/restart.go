@@ -22,6 +22,19 @@ type restart struct {
 	open        int // bans not settled
 }
 
+// maxRestarts bounds how many restarts of a host may wait for their bans: a
+// server that restarts in a loop must not make every line slower than the last.
+const maxRestarts = 64
+
+// noteRestart keeps a restart until its bans have settled.
+func (h *host) noteRestart(r *restart) {
+	if len(h.restarts) >= maxRestarts {
+		h.sayRestart(h.restarts[0])
+		h.restarts = h.restarts[1:]
+	}
+	h.restarts = append(h.restarts, r)
+}
+
 // take makes a suspended ban one that this restart lifted.
 func (r *restart) take(t *track) {
 	t.restart = r

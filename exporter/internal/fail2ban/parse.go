@@ -196,7 +196,7 @@ func (p *Parser) increase(rest []byte, ev *Event) error {
 	tail := rest[i+2 : len(rest)-1]
 	hash := bytes.Index(tail, []byte(" # "))
 	arrow := bytes.Index(tail, []byte(" -> "))
-	if hash < 1 || arrow < hash {
+	if hash < 1 || arrow < hash+len(" # ") {
 		return ErrUnparsed
 	}
 	ev.Count, _ = leadingInt(tail)
