@@ -2,6 +2,7 @@ package correlate
 
 import (
 	"slices"
+	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/fail2ban"
 )
@@ -9,9 +10,10 @@ import (
 // banLine is a plain `Ban` that waits for the lines around it: an increase
 // that tells a re-read, a failure that was logged an instant late.
 type banLine struct {
+	t      *track
 	at     ms
 	seq    uint64
-	fresh  []failure
+	fresh  failures
 	reread ms   // a failure that was read again before it, in this life of the jail; 0 for none
 	life   bool // a failure was logged in this life of the jail
 	found  bool // this jail had logged a Found earlier in the run
@@ -19,34 +21,76 @@ type banLine struct {
 	bad    bool // `IP X is bad` was said
 	until  ms
 	own    ms
+	line   Line
 }
 
 // banned takes a plain `Ban`.
 func (j *jail) banned(t *track, at ms) {
-	j.resolve(t)
+	inverted := j.resolveBefore(t, at)
 	if fail2ban.LegacyVersion(j.h.version) && j.legacyRestore(t, at) {
 		j.restored(t, at, "ban")
 		return
 	}
 	j.touched = max(j.touched, at)
-	b := &banLine{at: at, seq: j.h.seq, found: j.foundRun == j.h.run.epoch+1}
-	window := at - span(j.h.e.o.OrderWindow)
-	if r := t.recent; r != nil {
-		b.fresh = r.fresh(at-j.findWindow()-1000, at)
-		if r.reread != 0 && r.reread >= j.createdAt {
-			b.reread = j.decisive(r.life(j.epoch))
-		}
-		b.life = b.reread != 0 || slices.ContainsFunc(b.fresh, func(f failure) bool { return f.epoch == j.epoch })
-		b.bad = r.bad != 0 && r.bad >= window
-		if x := r.raise; x != nil && x.at >= window {
-			b.raised, b.until, b.own = true, x.until, x.own
-		}
-		r.raise = nil
-		r.use(at)
+	b := &banLine{t: t, at: at, seq: j.h.seq, found: j.foundRun == j.h.run.epoch+1, line: j.h.line}
+	b.fresh = t.fails.fresh(at-j.findWindow()-1000, at)
+	j.takeHints(t, b)
+	b.life = b.reread != 0 || slices.ContainsFunc(b.fresh, func(f failure) bool { return f.epoch == j.epoch })
+	t.fails.use(at)
+	t.waiting().ban = b
+	if inverted {
+		j.banBeforeLift(b)
+		return
 	}
-	t.ban = b
-	j.waiting = append(j.waiting, t)
+	j.waiting = append(j.waiting, b)
 	j.wake(at + span(j.h.e.o.OrderWindow) + 1)
+}
+
+// takeHints uses up what the lines just before a ban said of it.
+func (j *jail) takeHints(t *track, b *banLine) {
+	w := t.wait
+	if w == nil {
+		return
+	}
+	window := b.at - span(j.h.e.o.OrderWindow)
+	if w.reread != 0 && w.reread >= j.createdAt {
+		b.reread = j.decisive(t.fails.life(j.epoch))
+	}
+	b.bad = w.bad != 0 && w.bad >= window
+	if x := w.raise; x != nil && x.at >= window {
+		b.raised, b.until, b.own = true, x.until, x.own
+	}
+	w.reread, w.bad, w.raise = 0, 0, nil
+}
+
+// resolveBefore settles what waits for this id before a ban or a restore at a
+// time. An unban of a later time stood after it, though its line came first; it
+// tells whether one has lifted the id already.
+func (j *jail) resolveBefore(t *track, at ms) (inverted bool) {
+	window := span(j.h.e.o.OrderWindow)
+	if t.state == suspended && t.started == 0 && t.liftRun == j.h.run.epoch && t.liftEpoch == j.epoch && at < t.lifted && t.lifted-at <= window {
+		return true
+	}
+	if u := t.waits().unban; u != nil && u.at > at && t.state != active {
+		if b := t.wait.ban; b != nil {
+			j.settleBan(t)
+		}
+		return false
+	}
+	j.resolve(t)
+	return false
+}
+
+// banBeforeLift takes a ban whose line came an instant after that of the stop
+// that lifted it.
+func (j *jail) banBeforeLift(b *banLine) {
+	t := b.t
+	lifted, by := t.lifted, t.liftedBy
+	j.setState(t, idle)
+	j.settleBan(t)
+	if t.state == active {
+		j.suspend(t, lifted, by)
+	}
 }
 
 // legacyRestore tells a restored ban of 0.8 and 0.9, which print it as a plain
@@ -56,7 +100,7 @@ func (j *jail) legacyRestore(t *track, at ms) bool {
 	if j.startedAt == 0 || at > j.touched+span(j.h.e.o.LostSettle) || j.h.run.epoch <= 1 && !j.stoppedYet && j.h.firstRun() {
 		return false
 	}
-	fresh := t.recent.fresh(at-j.findWindow()-1000, at)
+	fresh := t.fails.fresh(at-j.findWindow()-1000, at)
 	if t.state == suspended {
 		return len(fresh) == 0 || fresh[len(fresh)-1].at < t.lifted
 	}
@@ -69,15 +113,16 @@ func (j *jail) raised(t *track, ev *fail2ban.Event, at ms) {
 	if ev.BanTime == fail2ban.Permanent {
 		until, own = never, permanent
 	}
-	switch {
-	case t.ban != nil:
-		t.ban.raised, t.ban.until, t.ban.own = true, until, own
+	switch b := t.waits().ban; {
+	case b != nil:
+		b.raised, b.until, b.own = true, until, own
 	case t.state == active:
 		t.prolong(until, own)
-		j.nextEnd = 0
+		j.plan(t)
 	default:
-		t.failuresSince(0).raise = &raise{at: at, until: until, own: own}
+		t.waiting().raise = &raise{at: at, until: until, own: own}
 	}
+	t.noteRaise(j)
 }
 
 func (t *track) prolong(until, own ms) {
@@ -89,22 +134,23 @@ func (t *track) prolong(until, own ms) {
 }
 
 func (j *jail) bad(t *track, at ms) {
-	if t.ban != nil {
-		t.ban.bad = true
+	t.noteRaise(j)
+	if b := t.waits().ban; b != nil {
+		b.bad = true
 		return
 	}
-	t.failuresSince(0).bad = at
+	t.waiting().bad = at
 }
 
 // prolonged takes `already banned`: failures while banned move the ban's end.
 func (j *jail) prolonged(t *track, at ms) {
-	if t.ban != nil {
+	if t.waits().ban != nil {
 		j.settleBan(t)
 	}
-	if t.state != active || t.recent == nil {
+	if t.state != active {
 		return
 	}
-	fs := t.recent.fresh(t.base, at)
+	fs := t.fails.fresh(t.base, at)
 	if len(fs) == 0 {
 		return
 	}
@@ -112,25 +158,23 @@ func (j *jail) prolonged(t *track, at ms) {
 	if last <= t.base {
 		return
 	}
-	t.recent.use(last)
-	t.again = last
-	j.nextEnd = 0
+	t.fails.use(last)
+	t.waiting().again = last
+	j.plan(t)
 }
 
 // settleWaiting settles the bans and restores that have waited long enough.
 func (j *jail) settleWaiting(to ms) {
 	window := span(j.h.e.o.OrderWindow)
 	n := 0
-	for _, t := range j.waiting {
-		if t.ban == nil {
-			n++
-			continue
+	for _, b := range j.waiting {
+		if b.t.waits().ban == b {
+			if b.at+window >= to {
+				j.wake(b.at + window + 1)
+				break
+			}
+			j.settleBan(b.t)
 		}
-		if t.ban.at+window >= to {
-			j.wake(t.ban.at + window + 1)
-			break
-		}
-		j.settleBan(t)
 		n++
 	}
 	j.waiting = dropFront(j.waiting, n)
@@ -155,18 +199,21 @@ func dropFront[T any](s []T, n int) []T {
 
 // settleBan decides what a plain `Ban` was and opens or continues a ban.
 func (j *jail) settleBan(t *track) {
-	b := t.ban
-	t.ban = nil
-	if len(b.fresh) == 0 && t.recent != nil { // its failures were logged an instant after it
-		b.fresh = t.recent.fresh(b.at-j.findWindow()-1000, b.at)
+	b := t.wait.ban
+	t.wait.ban = nil
+	defer t.tidy()
+	if len(b.fresh) == 0 { // its failures were logged an instant after it
+		b.fresh = t.fails.fresh(b.at-j.findWindow()-1000, b.at)
 		b.life = b.life || len(b.fresh) > 0
-		t.recent.use(b.at)
+		t.fails.use(b.at)
 	}
 	if end := t.end(j); t.state != idle && end != 0 && end <= j.firstRenewal(t, b) {
 		j.close(t, end, EndedExpected, Likely) // it had run out before these failures
 	}
 	o, c := j.originOf(t, b)
-	j.h.occurAt(b.at, b.seq, "ban", j.name, t.id, originCauses[o], c)
+	proof := j.banProof(t, b, o)
+	j.h.verdict(b.at, b.seq, Occurrence{Event: "ban", Jail: j.name, ID: t.id, Cause: originCauses[o], Confidence: c}, proof)
+	t.noteBan(j, proof)
 	if o == originReread {
 		j.counts.Reread++
 		if t.state == idle {
@@ -188,7 +235,7 @@ func (j *jail) reread(t *track, b *banLine) {
 	if b.raised && b.bad { // without "is bad" the increase is not kept
 		t.prolong(b.until, b.own)
 	}
-	j.nextEnd = 0
+	j.plan(t)
 }
 
 // firstRenewal is when what led to this ban began, as far as it shows.
@@ -243,7 +290,7 @@ func (j *jail) originOf(t *track, b *banLine) (origin, Confidence) {
 // trueBan counts and opens a ban.
 func (j *jail) trueBan(t *track, b *banLine, o origin, c Confidence) {
 	delay := ms(-1)
-	prevEnd, prevBy, prevTime := t.ended, liftNames[t.endedBy], t.endTime
+	prevEnd, prevBy, prevTime := t.ended, liftNames[t.endedBy], t.own
 	switch {
 	case o == originGap:
 		delay, prevEnd, prevBy = 0, t.lifted, EndedGap
@@ -264,8 +311,13 @@ func (j *jail) trueBan(t *track, b *banLine, o origin, c Confidence) {
 	j.counts.Bans[banOrigin(o)]++
 	t.bans++
 	j.open(t, b, o, c)
-	t.delay = delay
-	j.observeBan(t, b.at, delay)
+	switch {
+	case o == originGap:
+		t.came = cameAtOnce
+	case delay >= 0:
+		t.came = cameLater
+	}
+	j.observeBan(t, b.at, delay, o)
 	if o == originNew && delay >= 0 || o == originGap {
 		j.reoffended(t, b, delay, prevEnd, prevBy, prevTime)
 	}
@@ -280,16 +332,18 @@ func (j *jail) reoffended(t *track, b *banLine, delay, prevEnd ms, prevBy string
 		Host: j.h.name, Jail: j.name, ID: t.id, PreviousEnded: prevEnd.time(), PreviousEndedBy: prevBy,
 		Time: b.at.time(), Delay: delay.duration(), Premature: premature, PreviousBanTime: maybeBanTime(prevTime),
 	}
-	j.say(Finding{Kind: FindingReoffence, Time: row.Time, Seq: b.seq, ID: t.id, Reoffence: row})
+	proof := j.reoffenceProof(t)
+	j.say(Finding{Kind: FindingReoffence, Time: row.Time, Seq: b.seq, ID: t.id, Reoffence: row, Proof: proof})
 	if premature {
 		j.counts.PrematureUnbans++
-		j.say(Finding{Kind: FindingPrematureUnban, Time: row.Time, Seq: b.seq, ID: t.id, Reoffence: row})
+		j.say(Finding{Kind: FindingPrematureUnban, Time: row.Time, Seq: b.seq, ID: t.id, Reoffence: row, Proof: proof})
 	}
 }
 
 // open begins a ban.
 func (j *jail) open(t *track, b *banLine, o origin, c Confidence) {
-	t.state, t.origin, t.certain = active, o, c == Certain
+	j.setState(t, active)
+	t.origin, t.certain = o, c == Certain
 	t.started, t.since = b.at, b.at
 	t.base = j.decisive(b.fresh)
 	if o == originReread && b.reread != 0 {
@@ -299,20 +353,19 @@ func (j *jail) open(t *track, b *banLine, o origin, c Confidence) {
 		t.base = b.at / 1000 * 1000
 	}
 	t.own, t.source = j.presentBanTime()
-	t.follows, t.until, t.again = true, 0, 0
-	t.banned, t.restores, t.delay = 0, 0, -1
-	t.failures = failuresIn(b.fresh)
+	t.follows, t.until = true, 0
+	t.banned, t.restores, t.came = 0, 0, cameFirst
+	t.failures = b.fresh.count()
 	t.lifted, t.liftedBy, t.absent = 0, byUnknown, false
-	t.lastRow = nil
+	if w := t.wait; w != nil {
+		w.lastRow, w.again = nil, 0
+	}
 	if b.raised {
 		t.prolong(b.until, b.own)
 	}
-	if end := t.end(j); end != 0 && end != never {
-		j.nextEnd = min(j.nextEnd, end)
-		j.wake(end + span(j.h.e.o.ExpectedEndGrace) + 1)
-	}
+	j.plan(t)
 	if j.h.e.o.Open && o != originReread {
-		j.say(Finding{Kind: FindingBan, Time: t.started.time(), Seq: b.seq, ID: t.id, Ban: j.row(t, 0, EndedOpen, confidence(t.certain))})
+		j.say(Finding{Kind: FindingBan, Time: t.started.time(), Seq: b.seq, ID: t.id, Ban: j.row(t, 0, EndedOpen, confidence(t.certain)), Proof: t.banLines()})
 	}
 }
 
@@ -323,20 +376,21 @@ func confidence(certain bool) Confidence {
 	return Likely
 }
 
-func (j *jail) observeBan(t *track, at, delay ms) {
+func (j *jail) observeBan(t *track, at, delay ms, o origin) {
 	if j.h.e.o.Observe != nil {
-		j.h.e.o.Observe(Observation{Kind: SawBan, Host: j.h.name, Jail: j.name, ID: t.id, Time: at.time(), Delay: maybeSeconds(delay)})
+		j.h.e.o.Observe(Observation{
+			Kind: SawBan, Host: j.h.name, Jail: j.name, ID: t.id, Time: at.time(), Delay: maybeSeconds(delay), Manual: o == originManual,
+		})
 	}
 }
 
-// close ends a ban for good and says its row.
-func (j *jail) close(t *track, at ms, by string, c Confidence) {
+// close ends a ban for good and says its row; nil where none ran.
+func (j *jail) close(t *track, at ms, by string, c Confidence) *Ban {
 	if t.state == idle {
-		return
+		return nil
 	}
 	row := j.row(t, at, by, c)
 	if t.state == suspended {
-		j.suspended--
 		t.settleRestart(func(r *restart) {
 			switch by {
 			case EndedLost:
@@ -346,19 +400,25 @@ func (j *jail) close(t *track, at ms, by string, c Confidence) {
 			}
 		})
 	}
-	t.endTime, _ = t.banTime(j)
+	t.own, _ = t.banTime(j)
 	t.freeze(j)
-	t.state, t.ended, t.endedBy = idle, at, byUnknown
+	j.setState(t, idle)
+	t.ended, t.endedBy = at, byUnknown
 	switch by {
 	case EndedExpired:
 		t.endedBy = byExpiry
 	case EndedManual:
 		t.endedBy = byManual
 	}
-	if j.h.e.o.Rows {
-		t.lastRow = row
+	if t.wait != nil {
+		t.wait.again = 0
 	}
-	j.say(Finding{Kind: FindingBan, Time: at.time(), Seq: j.h.seq, ID: t.id, Ban: row})
+	if j.h.e.o.Rows {
+		t.waiting().lastRow = row
+	}
+	j.say(Finding{Kind: FindingBan, Time: at.time(), Seq: j.h.seq, ID: t.id, Ban: row, Proof: j.endProof(t, by)})
+	t.tidy()
+	return row
 }
 
 // row is the ban as a row; ended 0 says that it is still open.
@@ -376,11 +436,18 @@ func (j *jail) row(t *track, ended ms, by string, c Confidence) *Ban {
 	if t.started != 0 {
 		gap = max(0, until-t.started-banned)
 	}
+	var reoffence Maybe[time.Duration]
+	switch t.came {
+	case cameAtOnce:
+		reoffence = Known(time.Duration(0))
+	case cameLater:
+		reoffence = Known(max(0, t.started-t.ended).duration())
+	}
 	return &Ban{
 		Host: j.h.name, Jail: j.name, ID: t.id, Started: t.started.time(), Ended: ended.time(), EndedBy: by, Confidence: c,
 		Origin: originCauses[t.origin], BanTime: maybeBanTime(d), BanTimeSource: sourceNames[src], PlannedEnd: t.plannedEnd(j),
 		Banned: banned.duration(), Gap: gap.duration(), Restores: int(t.restores), Failures: int(t.failures),
-		Count: int(t.bans), Reoffence: maybeSeconds(t.delay),
+		Count: int(t.bans), Reoffence: reoffence,
 	}
 }
 

@@ -57,6 +57,9 @@ type Options struct {
 	// Rows keeps ended bans at hand until their id fails again, so that a
 	// report can say NextFailure.
 	Rows bool
+	// Explain gives findings the lines that prove them. Events must bear
+	// their Text.
+	Explain bool
 	// Observe, where set, is called for each counted failure, true ban and
 	// restore: what the offender ranking is made of.
 	Observe func(Observation)
@@ -70,6 +73,8 @@ type Observation struct {
 	Time     time.Time
 	// Delay since the last true end, for bans; OK where there was one.
 	Delay Maybe[time.Duration]
+	// Manual says that an administrator banned.
+	Manual bool
 }
 
 // ObservationKind says what was observed.

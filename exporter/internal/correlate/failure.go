@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"math"
 	"slices"
 
 	"fail2ban-loki-exporter/exporter/internal/fail2ban"
@@ -11,25 +12,29 @@ import (
 // a multiset per failure time, and only for times before the start).
 func (j *jail) found(t *track, ev *fail2ban.Event, at ms) {
 	j.foundRun, j.foundLines = j.h.run.epoch+1, true
+	t.noteFailure(j)
 	when := at
 	if !ev.FoundAt.IsZero() {
 		when = msOf(ev.FoundAt)
 	}
-	r := t.failuresSince(min(at, when) - j.findWindow() - 60_000)
-	if !ev.FoundAt.IsZero() && j.createdAt != 0 && when < j.createdAt && r.readAgain(when, j.epoch) {
-		r.reread = at
+	t.forget(min(at, when) - j.findWindow() - findSlack)
+	if !ev.FoundAt.IsZero() && j.createdAt != 0 && when < j.createdAt && t.fails.readAgain(when, j.epoch) {
+		t.waiting().reread = at
 		j.h.occur(at, "found", j.name, t.id, Reread)
 		return
 	}
-	r.add(when, j.epoch)
+	t.fails.add(when, j.epoch)
 	j.counts.Failures++
 	j.h.occur(at, "found", j.name, t.id, "")
 	j.observe(SawFailure, t, when)
 	j.failedInGap(t, when)
-	j.failedAgain(t, when)
-	if t.lastRow != nil && t.state == idle {
-		t.lastRow.NextFailure = Known(max(0, when-t.ended).duration())
-		t.lastRow = nil
+	if w := t.wait; w != nil {
+		w.restore.failedAgain(when)
+		if w.lastRow != nil && t.state == idle {
+			w.lastRow.NextFailure = Known(max(0, when-t.ended).duration())
+			w.lastRow = nil
+			t.tidy()
+		}
 	}
 	grace := span(j.h.e.o.BannedGrace)
 	if t.state == active && at > t.since+grace && when > t.since+grace {
@@ -44,8 +49,13 @@ func (j *jail) attempt(t *track, ev *fail2ban.Event, at ms) {
 	if !ev.FoundAt.IsZero() {
 		when = msOf(ev.FoundAt)
 	}
-	t.failuresSince(min(at, when)-j.findWindow()-60_000).add(when, j.epoch)
+	t.forget(min(at, when) - j.findWindow() - findSlack)
+	t.fails.add(when, j.epoch)
 }
+
+// findSlack is how much longer than the find time failures are kept: their
+// times are whole seconds, and lines come late.
+const findSlack ms = 60_000
 
 // failedInGap counts a failure while the server or the jail was down, whoever
 // failed. A failure carries whole seconds; one in the second of the stop that
@@ -62,8 +72,7 @@ func (j *jail) failedInGap(t *track, when ms) {
 }
 
 // failedAgain tells the restore that waits for it that its attacker is back.
-func (j *jail) failedAgain(t *track, when ms) {
-	w := t.restore
+func (w *restoreLine) failedAgain(when ms) {
 	if w == nil || w.lifted != 0 && when/1000 < w.lifted/1000 {
 		return
 	}
@@ -79,31 +88,34 @@ func (j *jail) observe(k ObservationKind, t *track, at ms) {
 	}
 }
 
-// failuresSince gives the id's failures, older ones dropped.
-func (t *track) failuresSince(from ms) *recent {
-	if t.recent == nil {
-		t.recent = &recent{}
+// forget drops the failures before a time.
+func (t *track) forget(from ms) {
+	if len(t.fails) == 0 || t.fails[0].at >= from {
+		return
 	}
-	r := t.recent
-	if len(r.fails) > 0 && r.fails[0].at < from {
-		r.fails = slices.DeleteFunc(r.fails, func(f failure) bool { return f.at < from })
-	}
-	return r
+	t.fails = slices.Delete(t.fails, 0, t.fails.from(from))
 }
 
-func (r *recent) at(when ms) *failure {
-	for i := len(r.fails) - 1; i >= 0; i-- {
-		if r.fails[i].at == when {
-			return &r.fails[i]
-		}
+// from is the place of the first failure at or after a time.
+func (fs failures) from(at ms) int {
+	i := len(fs)
+	for i > 0 && fs[i-1].at >= at {
+		i--
+	}
+	return i
+}
+
+func (fs failures) at(when ms) *failure {
+	if i := fs.from(when); i < len(fs) && fs[i].at == when {
+		return &fs[i]
 	}
 	return nil
 }
 
 // readAgain tells whether a failure of that second was counted in an earlier
 // life and not yet read again in this one, and notes it.
-func (r *recent) readAgain(when ms, epoch uint32) bool {
-	f := r.at(when)
+func (fs failures) readAgain(when ms, epoch uint32) bool {
+	f := fs.at(when)
 	if f == nil {
 		return false
 	}
@@ -121,37 +133,33 @@ func (f *failure) enter(epoch uint32) {
 	}
 }
 
-func (r *recent) add(when ms, epoch uint32) {
-	f := r.at(when)
-	if f == nil || f.used {
-		if len(r.fails) >= maxFailures {
-			r.fails = slices.Delete(r.fails, 0, 1)
-		}
-		if f == nil {
-			r.fails = append(r.fails, failure{at: when, n: 1, epoch: epoch})
-			return
-		}
-		// the second led to a ban already: what comes now is kept apart,
-		// yet stays in one multiset with it
+// maxFailures bounds the seconds kept of one id.
+const maxFailures = 64
+
+func (fs *failures) add(when ms, epoch uint32) {
+	if f := fs.at(when); f != nil {
 		f.enter(epoch)
-		f.n++
-		f.late++
+		if f.n < math.MaxUint16 {
+			f.n++
+			if f.used { // the second led to a ban already: what comes now is kept apart, yet stays in one multiset with it
+				f.late++
+			}
+		}
 		return
 	}
-	f.enter(epoch)
-	f.n++
+	if len(*fs) >= maxFailures {
+		*fs = slices.Delete(*fs, 0, 1)
+	}
+	if *fs == nil {
+		*fs = make(failures, 0, 1) // most ids fail in one second and are banned
+	}
+	*fs = slices.Insert(*fs, fs.from(when), failure{at: when, n: 1, epoch: epoch})
 }
 
 // fresh lists the failures not used by an earlier ban, from a time on.
-func (r *recent) fresh(from, to ms) (out []failure) {
-	if r == nil {
-		return nil
-	}
-	for _, f := range r.fails {
-		if f.at < from || f.at > to {
-			continue
-		}
-		if f.used && f.late == 0 {
+func (fs failures) fresh(from, to ms) (out failures) {
+	for _, f := range fs {
+		if f.at < from || f.at > to || f.used && f.late == 0 {
 			continue
 		}
 		if f.used {
@@ -159,36 +167,41 @@ func (r *recent) fresh(from, to ms) (out []failure) {
 		}
 		out = append(out, f)
 	}
-	slices.SortStableFunc(out, func(a, b failure) int { return int(a.at - b.at) })
 	return out
 }
 
 // life lists the failures that this life of the jail has logged, new or again.
-func (r *recent) life(epoch uint32) (out []failure) {
-	for _, f := range r.fails {
+func (fs failures) life(epoch uint32) (out failures) {
+	for _, f := range fs {
 		if f.epoch == epoch {
 			out = append(out, f)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b failure) int { return int(a.at - b.at) })
+	return out
+}
+
+// since lists the failures after a lift that led to no ban.
+func (fs failures) since(lifted ms) (out failures) {
+	for _, f := range fs {
+		if f.at/1000 >= lifted/1000 && !f.used {
+			out = append(out, f)
+		}
+	}
 	return out
 }
 
 // use marks the failures up to a time as having led to a ban.
-func (r *recent) use(to ms) {
-	if r == nil {
-		return
-	}
-	for i := range r.fails {
-		if r.fails[i].at <= to {
-			r.fails[i].used, r.fails[i].late = true, 0
+func (fs failures) use(to ms) {
+	for i := range fs {
+		if fs[i].at <= to {
+			fs[i].used, fs[i].late = true, 0
 		}
 	}
 }
 
-func failuresIn(fs []failure) (n uint32) {
+func (fs failures) count() (n uint32) {
 	for _, f := range fs {
-		n += f.n
+		n += uint32(f.n)
 	}
 	return n
 }
@@ -196,7 +209,7 @@ func failuresIn(fs []failure) (n uint32) {
 // decisive is the time of the failure that filled maxRetry in this life of the
 // jail (a start forgets its counters): the ban's time runs from it. Failures
 // may be logged between it and the ban.
-func (j *jail) decisive(fs []failure) ms {
+func (j *jail) decisive(fs failures) ms {
 	n := 0
 	for _, f := range fs {
 		if f.epoch == j.epoch {

@@ -115,6 +115,16 @@ type Finding struct {
 	Lost      *Lost
 	Reoffence *Reoffence
 	Restart   *Restart
+
+	// Proof are the log's lines that prove it, in their order; only where
+	// Options.Explain asks for them.
+	Proof []Line
+}
+
+// Line is a line of the log.
+type Line struct {
+	Time time.Time
+	Text string
 }
 
 // Compare orders findings by time, host and the order of the log: the order of
@@ -132,6 +142,7 @@ type Occurrence struct {
 	Event      string // found ban restore unban reban increase already_banned ignored action_error server_start server_stop jail_start jail_stop reload
 	Cause      Cause  // of restores, bans and unbans; else empty
 	Confidence Confidence
+	Detail     string // of unbans by hand: scope=all, scheduled
 }
 
 // Ban is one ban from its true start to its true end, through all its restores.
@@ -152,6 +163,7 @@ type Ban struct {
 	Count          int                  // the how-many-th true ban of this id in this jail on this host
 	Reoffence      Maybe[time.Duration] // since the last true end
 	NextFailure    Maybe[time.Duration] // from the true end to the next failure
+	Detail         string               // of the unban by hand that ended it: scope=all, scheduled
 }
 
 // Restore is one `Restore Ban` line (or a plain Ban of 0.8/0.9 that was one),

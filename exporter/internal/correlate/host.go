@@ -25,6 +25,11 @@ type host struct {
 	jails   map[string]*jail
 	due     ms // the earliest of its jails' dues
 
+	line   Line // the line at hand, where verdicts are explained
+	proof  hostProof
+	unbans unbanRun
+	byHand dailyUnbans
+
 	restarts  []*restart // not yet said
 	counts    [3]uint64  // server restarts: clean crash unknown
 	lifecycle uint64
@@ -40,10 +45,12 @@ type run struct {
 	started  ms     // 0 where not seen
 	inferred bool   // known by a new pid alone
 	pid      int
-	stopping ms    // the stop's first line
-	exited   ms    // `Exiting Fail2ban`
-	lastJail ms    // last start of a jail in this run
-	ended    Cause // how the run before ended: CleanRestart, Crash, CauseUnknown
+	thread   string // the main thread's number, where the form shows it
+	database bool   // it keeps bans in a database
+	stopping ms     // the stop's first line
+	exited   ms     // `Exiting Fail2ban`
+	lastJail ms     // last start of a jail in this run
+	ended    Cause  // how the run before ended: CleanRestart, Crash, CauseUnknown
 }
 
 // reload is the block between "Reload ..." and "Reload finished.".
@@ -63,6 +70,9 @@ func (h *host) add(ev *fail2ban.Event) {
 	h.seq++
 	if h.first == 0 {
 		h.first = at
+	}
+	if h.e.o.Explain {
+		h.line = Line{Time: ev.Time, Text: ev.Text}
 	}
 	h.noticeRun(ev, at)
 	// What was waiting for this much log time is settled before the line is
@@ -92,6 +102,7 @@ func (h *host) notice(ev *fail2ban.Event, at ms) {
 		h.lastOther = max(h.lastOther, at)
 		return
 	}
+	h.proof.last = h.line
 	h.last = max(h.last, h.lastOther, at)
 }
 
@@ -142,6 +153,7 @@ func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
 	case fail2ban.ServerExited:
 		h.stopBegins(at)
 		h.run.exited = at
+		h.proof.exit = h.line
 		h.occur(at, "server_stop", "", "", "")
 	case fail2ban.ReloadAll, fail2ban.ReloadJail:
 		h.reload = reload{open: true, all: ev.Kind == fail2ban.ReloadAll, jail: strings.Clone(ev.Jail)}
@@ -151,6 +163,8 @@ func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
 		h.block = nil
 	case fail2ban.WatchEnded:
 		h.watchEnds(ev.Detail, at)
+	case fail2ban.DatabaseOpened, fail2ban.DatabaseCreated:
+		h.run.database = true
 	default:
 		h.jailLifecycle(ev, at)
 	}
@@ -201,6 +215,7 @@ func (h *host) stopBegins(at ms) {
 		return
 	}
 	h.run.stopping = at
+	h.proof.stop = h.line
 	for _, j := range h.sortedJails() {
 		j.settleUnbans(endOfLog)
 	}
@@ -208,10 +223,15 @@ func (h *host) stopBegins(at ms) {
 
 // watchEnds is the first line of a jail's stop: the jail lets go of its file.
 func (h *host) watchEnds(file string, at ms) {
+	known := false
 	for _, j := range h.sortedJails() {
 		if slices.Contains(j.files, file) {
+			known = true
 			j.stopBegins(at)
 		}
+	}
+	if j := h.jails[h.reload.jail]; !known && h.reload.open && j != nil {
+		j.stopBegins(at) // the jail being restarted, whose start is not in the log
 	}
 }
 
@@ -234,6 +254,10 @@ func (h *host) beginRun(ev *fail2ban.Event, at ms, inferred bool) {
 		j.settleUnbans(endOfLog)
 	}
 	h.run = run{epoch: old.epoch + 1, started: at, inferred: inferred, pid: ev.PID, ended: ended}
+	if !inferred {
+		h.run.thread = strings.Clone(ev.Thread)
+	}
+	h.proof.begin(h.line, old.exited != 0)
 	h.reload, h.block = reload{}, nil
 	if ev.Version != "" {
 		h.version = strings.Clone(ev.Version)
@@ -248,7 +272,7 @@ func (h *host) beginRun(ev *fail2ban.Event, at ms, inferred bool) {
 		if old.stopping != 0 {
 			stopped = old.stopping
 		}
-		r = &restart{scope: "server", kind: kind, stopped: stopped, started: at, seq: h.seq, certain: !inferred, clean: ended == CleanRestart}
+		r = &restart{scope: "server", kind: kind, stopped: stopped, started: at, seq: h.seq, certain: !inferred, clean: ended == CleanRestart, proof: h.proof.restart()}
 	}
 	h.lastOther = 0
 	for _, j := range jails {
@@ -275,10 +299,8 @@ func (h *host) howEnded(old *run, inferred bool) (Cause, string) {
 			}
 		}
 		for _, j := range h.jails {
-			for _, t := range j.tracks {
-				if t.state == active {
-					return Crash, "crash"
-				}
+			if j.active > 0 {
+				return Crash, "crash"
 			}
 		}
 		return CauseUnknown, "unknown"
@@ -347,18 +369,18 @@ func (h *host) jail(name string) *jail {
 
 // occur says an event as a row of `report events`.
 func (h *host) occur(at ms, event, jail, id string, cause Cause) {
-	h.occurAt(at, h.seq, event, jail, id, cause, Certain)
+	if h.e.o.Events {
+		h.verdict(at, h.seq, Occurrence{Event: event, Jail: strings.Clone(jail), ID: strings.Clone(id), Cause: cause, Confidence: Certain}, lines(h.line))
+	}
 }
 
-func (h *host) occurAt(at ms, seq uint64, event, jail, id string, cause Cause, c Confidence) {
+// verdict says an event of an earlier line, with its cause.
+func (h *host) verdict(at ms, seq uint64, o Occurrence, proof []Line) {
 	if !h.e.o.Events {
 		return
 	}
-	jail, id = strings.Clone(jail), strings.Clone(id)
-	h.e.say(Finding{
-		Kind: FindingEvent, Time: at.time(), Host: h.name, Seq: seq, Jail: jail, ID: id,
-		Event: &Occurrence{Time: at.time(), Host: h.name, Jail: jail, ID: id, Event: event, Cause: cause, Confidence: c},
-	})
+	o.Time, o.Host = at.time(), h.name
+	h.e.say(Finding{Kind: FindingEvent, Time: o.Time, Host: h.name, Seq: seq, Jail: o.Jail, ID: o.ID, Event: &o, Proof: proof})
 }
 
 // firstRun tells a log that begins with the server's very first start.

@@ -82,10 +82,10 @@ func (j *jail) remark(ev *fail2ban.Event, at ms) {
 
 // resolve settles what waits for this id, because its next line is here.
 func (j *jail) resolve(t *track) {
-	if t.unban != nil {
-		j.settleUnbans(t.unban.seq)
+	if u := t.waits().unban; u != nil {
+		j.settleUnbans(u.seq)
 	}
-	if t.ban != nil {
+	if t.waits().ban != nil {
 		j.settleBan(t)
 	}
 }

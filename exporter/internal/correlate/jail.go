@@ -32,13 +32,16 @@ type jail struct {
 	foundLines bool   // this jail's log shows Found lines at all
 	touched    ms     // the last Restore or Ban since the start: the flood ends lost_settle after it
 
-	restart   *restart // of the present life's start, not yet settled
+	restart   *restart // of the present life's start
+	active    int      // tracks banned
 	suspended int      // tracks lifted by a stop and not settled
-	unbans    []*track // whose unban waits for what follows it
-	waiting   []*track // whose ban waits for the lines around it
+	unbans    []*unban // that wait for what follows them
+	held      []*unban // a jail's stop or `restart --unban`: whether the bans come back will tell
+	waiting   []*banLine
 	restores  []*restoreLine
-	nextEnd   ms // the earliest end of a running ban, 0 where it must be looked for
-	due       ms // when the next of all this is settled; never where nothing waits
+	ends      ends // of running bans
+	due       ms   // when the next of all this is settled; never where nothing waits
+	proof     jailProof
 
 	counts    Counts
 	gaps      Histogram
@@ -78,6 +81,7 @@ func (j *jail) created(at ms) {
 	j.createdAt = at
 	j.epoch++
 	j.banTime, j.findTime, j.maxRetry = 0, 0, 0
+	j.proof = jailProof{created: j.h.line, stopped: j.proof.stopped}
 }
 
 // starts begins a life of the jail: what was suspended may now come back.
@@ -89,6 +93,7 @@ func (j *jail) starts(at ms) {
 	}
 	j.startedAt, j.stopping, j.stoppedAt = at, 0, 0
 	j.touched = at
+	j.proof.started = j.h.line
 	if j.suspended > 0 {
 		j.wake(at + span(j.h.e.o.LostSettle))
 	}
@@ -100,12 +105,12 @@ func (j *jail) restartedAlone(at ms) {
 	if j.h.reload.open && j.h.reload.all {
 		kind = "reload"
 	}
-	r := &restart{scope: j.name, kind: kind, stopped: j.stoppedAt, started: at, seq: j.h.seq, certain: true}
+	r := &restart{scope: j.name, kind: kind, stopped: j.stoppedAt, started: at, seq: j.h.seq, certain: true, proof: lines(j.proof.stopped, j.h.line)}
 	if j.stopping != 0 {
 		r.stopped = j.stopping
 	}
 	for _, t := range j.tracks {
-		if t.state == suspended && t.restart == nil {
+		if t.state == suspended && t.waits().restart == nil {
 			r.take(t)
 		}
 	}
@@ -135,6 +140,7 @@ func (j *jail) stops(at ms) {
 	}
 	j.settleUnbans(endOfLog)
 	j.stoppedAt, j.stoppedYet = at, true
+	j.proof.stopped = j.h.line
 	for _, t := range j.sorted(func(t *track) bool { return t.state == active }) {
 		j.suspend(t, at, by)
 	}
@@ -143,9 +149,9 @@ func (j *jail) stops(at ms) {
 // settleBans settles the bans that wait for the lines around them: a stop or
 // a start is none of these.
 func (j *jail) settleBans() {
-	for _, t := range j.waiting {
-		if t.ban != nil {
-			j.settleBan(t)
+	for _, b := range j.waiting {
+		if b.t.waits().ban == b {
+			j.settleBan(b.t)
 		}
 	}
 	j.waiting = nil
@@ -153,6 +159,7 @@ func (j *jail) settleBans() {
 
 // runBegins carries the jail's bans into a new run of the server.
 func (j *jail) runBegins(old run, lift ms, ended Cause, r *restart) {
+	j.settleHeld(JailStop)
 	for _, t := range j.sorted(func(t *track) bool { return t.state != idle }) {
 		switch t.state {
 		case active:
@@ -167,7 +174,7 @@ func (j *jail) runBegins(old run, lift ms, ended Cause, r *restart) {
 		case suspended:
 			t.absent = t.absent || j.missed(t, &old, lift)
 		}
-		if r != nil && t.restart == nil {
+		if r != nil && t.waits().restart == nil {
 			r.take(t)
 		}
 	}
@@ -199,14 +206,34 @@ func (j *jail) suspend(t *track, at ms, by lift) {
 func (j *jail) suspendIn(t *track, at ms, by lift, run uint32) {
 	j.resolve(t)
 	t.freeze(j)
-	t.again = 0
+	t.settleRestart(func(*restart) {})
+	if t.wait != nil {
+		t.wait.again = 0
+		t.tidy()
+	}
 	if t.state == active {
 		t.banned += max(0, at-t.since)
+	}
+	j.setState(t, suspended)
+	t.lifted, t.liftedBy, t.liftEpoch, t.liftRun = at, by, j.epoch, run
+	t.absent = false
+}
+
+// setState keeps count of who is banned and who is suspended.
+func (j *jail) setState(t *track, s state) {
+	switch t.state {
+	case active:
+		j.active--
+	case suspended:
+		j.suspended--
+	}
+	switch s {
+	case active:
+		j.active++
+	case suspended:
 		j.suspended++
 	}
-	t.state, t.lifted, t.liftedBy, t.liftEpoch, t.liftRun = suspended, at, by, j.epoch, run
-	t.absent = false
-	t.restart = nil
+	t.state = s
 }
 
 func (j *jail) watches(file string) {
@@ -225,6 +252,8 @@ func (j *jail) set(ev *fail2ban.Event) {
 		if ev.BanTime > 0 {
 			j.banTime = span(ev.BanTime)
 		}
+		j.proof.banTime = j.h.line
+		j.planAll()
 	case fail2ban.SettingFindTime:
 		j.findTime = span(ev.BanTime)
 	case fail2ban.SettingMaxRetry:
@@ -249,6 +278,15 @@ func (j *jail) presentBanTime() (ms, source) {
 		return d, fromLearnt
 	}
 	return 0, fromUnknown
+}
+
+// learn takes a span from ban to expiry where the ban time is not known.
+func (j *jail) learn(d ms) {
+	before := j.learnt.agreed()
+	j.learnt.add(d)
+	if j.learnt.agreed() != before {
+		j.planAll()
+	}
 }
 
 func (j *jail) track(id string) *track {
@@ -278,11 +316,11 @@ func (j *jail) sorted(fits func(*track) bool) []*track {
 func (j *jail) settle(to ms) {
 	j.due = never
 	o := &j.h.e.o
-	if n := len(j.unbans); n > 0 {
-		if last := j.unbans[n-1].unban.at; to > last+span(o.StopPause) {
+	if len(j.unbans) > 0 {
+		if at := j.quietAt(); to > at {
 			j.settleUnbans(endOfLog)
 		} else {
-			j.wake(last + span(o.StopPause) + 1)
+			j.wake(at + 1)
 		}
 	}
 	j.settleWaiting(to)
@@ -293,8 +331,23 @@ func (j *jail) settle(to ms) {
 			j.wake(at + 1)
 		}
 	}
-	j.expireOverdue(to)
+	j.expireOverdue(to - span(o.ExpectedEndGrace))
 }
+
+// quietAt is when the waiting unbans can no longer be a stop's: that logs them
+// back to back. A run that goes on in other jails is waited for, within bounds.
+func (j *jail) quietAt() ms {
+	last := j.unbans[len(j.unbans)-1].at
+	if run := j.h.unbans.last; run-last <= longestRun {
+		last = max(last, run)
+	}
+	return last + span(j.h.e.o.StopPause)
+}
+
+// longestRun bounds how long the unbans of one jail wait for those of others:
+// with slow actions `unban --all` takes seconds (500 unbans took 7 s in our
+// recording).
+const longestRun ms = 60_000
 
 // floodEnd is when the restores after a start are over.
 func (j *jail) floodEnd() ms {
@@ -308,28 +361,37 @@ func (j *jail) floodEnd() ms {
 	return from + span(j.h.e.o.LostSettle)
 }
 
-// expireOverdue ends the bans whose end passed long ago without a line.
-func (j *jail) expireOverdue(to ms) {
-	grace := span(j.h.e.o.ExpectedEndGrace)
-	if j.nextEnd != 0 && j.nextEnd+grace >= to {
-		j.wake(j.nextEnd + grace + 1)
-		return
-	}
-	next := never
-	for _, t := range j.sorted(func(t *track) bool { return t.state == active }) {
-		end := t.end(j)
-		if end == 0 || end == never {
-			continue
+// expireOverdue ends the bans whose end passed before a time without a line.
+func (j *jail) expireOverdue(before ms) {
+	for len(j.ends) > 0 && j.ends[0].at < before {
+		p := j.ends.pop()
+		end := p.t.end(j)
+		switch {
+		case p.t.state != active || end == 0 || end == never:
+		case end < before:
+			j.close(p.t, end, EndedExpected, Likely)
+		case end > p.at: // it has moved
+			j.ends.push(planned{end, p.t})
 		}
-		if end+grace < to {
-			j.close(t, end, EndedExpected, Likely)
-			continue
-		}
-		next = min(next, end)
 	}
-	j.nextEnd = next
-	if next != never {
-		j.wake(next + grace + 1)
+	if len(j.ends) > 0 {
+		j.wake(j.ends[0].at + span(j.h.e.o.ExpectedEndGrace) + 1)
+	}
+}
+
+// plan notes when a running ban is due to end.
+func (j *jail) plan(t *track) {
+	if end := t.end(j); end != 0 && end != never && t.state == active {
+		j.ends.push(planned{end, t})
+		j.wake(end + span(j.h.e.o.ExpectedEndGrace) + 1)
+	}
+}
+
+// planAll plans all running bans anew: the jail's ban time has changed.
+func (j *jail) planAll() {
+	j.ends = j.ends[:0]
+	for _, t := range j.tracks {
+		j.plan(t)
 	}
 }
 
@@ -340,8 +402,8 @@ func (j *jail) finish(at ms) {
 	if j.suspended > 0 && j.h.run.stopping == 0 && j.floodEnd() != never {
 		j.settleLost()
 	}
-	j.nextEnd = 0
-	j.expireOverdue(at)
+	j.settleHeld(JailStop)
+	j.expireOverdue(at - span(j.h.e.o.ExpectedEndGrace))
 	for _, t := range j.sorted(func(t *track) bool { return t.state == suspended }) {
 		if end := t.end(j); end != 0 && end+span(j.h.e.o.ExpectedEndGrace) < at {
 			j.close(t, end, EndedExpected, Likely)

@@ -20,6 +20,7 @@ type restart struct {
 	lost        int
 	gapFailures int
 	open        int // bans not settled
+	proof       []Line
 }
 
 // maxRestarts bounds how many restarts of a host may wait for their bans: a
@@ -37,19 +38,21 @@ func (h *host) noteRestart(r *restart) {
 
 // take makes a suspended ban one that this restart lifted.
 func (r *restart) take(t *track) {
-	t.restart = r
+	t.waiting().restart = r
 	r.active++
 	r.open++
 }
 
 // settleRestart notes what became of a ban that a restart lifted.
 func (t *track) settleRestart(note func(*restart)) {
-	if t.restart == nil {
+	r := t.waits().restart
+	if r == nil {
 		return
 	}
-	note(t.restart)
-	t.restart.open--
-	t.restart = nil
+	note(r)
+	r.open--
+	t.wait.restart = nil
+	t.tidy()
 }
 
 // settleLost ends the bans that did not come back after a start: those whose
@@ -59,7 +62,8 @@ func (j *jail) settleLost() {
 	if from == 0 {
 		from = j.h.run.lastJail
 	}
-	for _, t := range j.sorted(func(t *track) bool { return t.state == suspended && t.ban == nil }) {
+	j.settleHeld(j.heldCause(from))
+	for _, t := range j.sorted(func(t *track) bool { return t.state == suspended && t.waits().ban == nil }) {
 		switch end := t.end(j); {
 		case end == 0:
 			j.close(t, t.lifted, EndedUnknown, Unsure)
@@ -77,10 +81,10 @@ func (j *jail) lose(t *track) {
 		Host: j.h.name, Jail: j.name, ID: t.id, BanStarted: t.started.time(), Lifted: t.lifted.time(),
 		PlannedEnd: t.plannedEnd(j), RestartStarted: j.h.run.started.time(), Confidence: Likely,
 	}
-	if t.restart != nil {
-		row.RestartStarted = t.restart.started.time()
+	if r := t.waits().restart; r != nil {
+		row.RestartStarted = r.started.time()
 	}
-	j.say(Finding{Kind: FindingLost, Time: t.lifted.time(), Seq: j.h.seq, ID: t.id, Lost: row})
+	j.say(Finding{Kind: FindingLost, Time: t.lifted.time(), Seq: j.h.seq, ID: t.id, Lost: row, Proof: j.lostProof(t)})
 	j.close(t, t.lifted, EndedLost, Likely)
 }
 
@@ -109,5 +113,55 @@ func (h *host) sayRestart(r *restart) {
 	if r.scope != "server" {
 		jail = r.scope
 	}
-	h.e.say(Finding{Kind: FindingRestart, Time: r.started.time(), Host: h.name, Seq: r.seq, Jail: jail, Restart: row})
+	h.e.say(Finding{Kind: FindingRestart, Time: r.started.time(), Host: h.name, Seq: r.seq, Jail: jail, Restart: row, Proof: r.proof})
+}
+
+// mayBeLifted tells a `restart J` that could be a `restart --unban J`: up to
+// 1.1.0 both log the same, and where the jail's watched file is not known their
+// order does not tell either. What comes back from the database will.
+func (j *jail) mayBeLifted() bool {
+	run, reload := &j.h.run, &j.h.reload
+	return reload.open && reload.jail == j.name && (run.database || run.started == 0)
+}
+
+// holdUnban suspends a ban; whether a stop or an administrator lifted it stays
+// open until the jail's bans have come back, or have not.
+func (j *jail) holdUnban(u *unban) {
+	t := u.t
+	if t.waits().ban != nil {
+		j.settleBan(t)
+	}
+	t.wait.unban = nil
+	if t.state == idle && t.started == 0 {
+		j.openUnseen(t)
+	}
+	t.noteLift(j, u.line)
+	j.suspend(t, u.at, byJailStop)
+	j.held = append(j.held, u)
+}
+
+// heldCause is an administrator, where a ban was not yet over and none came
+// back (rule 22).
+func (j *jail) heldCause(from ms) Cause {
+	for _, u := range j.held {
+		if end := u.t.end(j); u.t.state == suspended && u.t.lifted == u.at && end > from {
+			return Manual
+		}
+	}
+	return JailStop
+}
+
+// settleHeld says what lifted the bans held.
+func (j *jail) settleHeld(cause Cause) {
+	held := j.held
+	j.held = nil
+	for _, u := range held {
+		detail := j.unbanDetail(u.at, cause)
+		j.countUnban(u.t, u.at, u.seq, cause, Likely, detail, u.line)
+		if cause == Manual && u.t.state == suspended && u.t.lifted == u.at {
+			if row := j.close(u.t, u.at, EndedManual, Likely); row != nil {
+				row.Detail = detail
+			}
+		}
+	}
 }

@@ -14,18 +14,23 @@ type restoreLine struct {
 	due    ms
 	seq    uint64
 	failed bool
-	kind   FindingKind // restore, or gap for a gap ban's own row
 	row    *Restore
+	proof  []Line
 }
 
 // restored takes `Restore Ban`, or the plain `Ban` of 0.8 and 0.9 that was one;
 // verb is the line's own, for the table of events.
 func (j *jail) restored(t *track, at ms, verb string) {
-	j.resolve(t)
+	j.resolveBefore(t, at)
+	if t.waits().ban != nil {
+		j.settleBan(t)
+	}
 	j.touched = max(j.touched, at)
+	j.settleHeld(JailStop) // the bans come back
 	cause, c := j.restoreCause(t)
 	j.counts.Restored[slices.Index(RestoreCauses, cause)]++
-	j.h.occurAt(at, j.h.seq, verb, j.name, t.id, cause, c)
+	proof := j.restoreProof(t)
+	j.h.verdict(at, j.h.seq, Occurrence{Event: verb, Jail: j.name, ID: t.id, Cause: cause, Confidence: c}, proof)
 	j.observe(SawRestore, t, at)
 
 	seen := t.started != 0
@@ -37,7 +42,7 @@ func (j *jail) restored(t *track, at ms, verb string) {
 		if cause != Zombie {
 			t.started, t.base, t.own, t.until, t.source, t.restores = 0, 0, 0, 0, fromUnknown, 1
 		}
-		t.banned, t.delay = 0, -1
+		t.banned, t.came = 0, cameFirst
 		if cause != Zombie {
 			t.origin = originUnseen
 		}
@@ -49,7 +54,7 @@ func (j *jail) restored(t *track, at ms, verb string) {
 	if end := t.end(j); end != 0 && end != never {
 		row.Remaining = maybeSeconds(max(0, end-at))
 	}
-	j.waitForFailure(t, &restoreLine{t: t, at: at, lifted: msOf(row.Lifted), seq: j.h.seq, kind: FindingRestore, row: row})
+	j.waitForFailure(t, &restoreLine{t: t, at: at, lifted: msOf(row.Lifted), seq: j.h.seq, row: row, proof: proof})
 }
 
 // restoreCause is the verdict on a `Restore Ban`.
@@ -104,26 +109,13 @@ func (j *jail) restoreRow(t *track, at ms, cause Cause, c Confidence, seen bool)
 		if by != byCrash && by != byUnknown {
 			row.Gap = gap
 		}
-		for _, f := range t.recent.since(lifted) {
+		for _, f := range t.fails.since(lifted) {
 			if f.at <= at {
 				row.GapFailures += int(f.n)
 			}
 		}
 	}
 	return row
-}
-
-// since lists the failures after a lift, whether a ban came of them or not.
-func (r *recent) since(lifted ms) (out []failure) {
-	if r == nil {
-		return nil
-	}
-	for _, f := range r.fails {
-		if f.at/1000 >= lifted/1000 && !f.used {
-			out = append(out, f)
-		}
-	}
-	return out
 }
 
 // capAtRestore applies what fail2ban does to the end of a restored ban: without
@@ -141,19 +133,14 @@ func (j *jail) capAtRestore(t *track, at ms) {
 	if t.until == 0 && src == fromSettings && present > 0 && t.own != 0 && (t.own == permanent || t.own > present) {
 		t.own, t.source = present, fromSettings
 	}
-	if end := t.end(j); end != 0 && end != never {
-		j.nextEnd = min(j.nextEnd, end)
-		j.wake(end + span(j.h.e.o.ExpectedEndGrace) + 1)
-	}
+	j.plan(t)
 }
 
 // resume puts a ban in force again.
 func (j *jail) resume(t *track, at ms) {
 	j.observeGap(t, at)
-	if t.state == suspended {
-		j.suspended--
-	}
-	t.state, t.since, t.absent = active, at, false
+	j.setState(t, active)
+	t.since, t.absent = at, false
 }
 
 // observeGap counts a protection gap whose both ends are in the log.
@@ -176,31 +163,30 @@ func (j *jail) gapBan(t *track, b *banLine, c Confidence) {
 	row.Number, row.FailedAgain = Known(int(t.restores)), Known(true)
 	d, _ := t.banTime(j)
 	row.BanTime, row.PlannedEnd = maybeBanTime(d), t.plannedEnd(j)
-	j.say(Finding{Kind: FindingGap, Time: row.Time, Seq: b.seq, ID: t.id, Restore: row})
+	j.say(Finding{Kind: FindingGap, Time: row.Time, Seq: b.seq, ID: t.id, Restore: row, Proof: j.banProof(t, b, originGap)})
 }
 
 // waitForFailure keeps a restore's row until it shows whether its attacker is back.
 func (j *jail) waitForFailure(t *track, w *restoreLine) {
-	if old := t.restore; old != nil {
-		old.due = 0 // a new restore ends the wait of the last
-	}
+	// a new restore ends the wait of the last: it is said when its turn comes
 	w.due = w.at + span(j.h.e.o.FailedAgainWindow)
 	w.failed = w.row.GapFailures > 0
-	t.restore = w
+	t.waiting().restore = w
 	j.restores = append(j.restores, w)
 	j.wake(w.due + 1)
 }
 
 // sayRestore says a restore's row, and its gap where somebody failed in it.
 func (j *jail) sayRestore(w *restoreLine) {
-	if w.t.restore == w {
-		w.t.restore = nil
+	if w.t.waits().restore == w {
+		w.t.wait.restore = nil
+		w.t.tidy()
 	}
 	if j.foundLines {
 		w.row.FailedAgain = Known(w.failed)
 	}
-	j.say(Finding{Kind: w.kind, Time: w.row.Time, Seq: w.seq, ID: w.t.id, Restore: w.row})
+	j.say(Finding{Kind: FindingRestore, Time: w.row.Time, Seq: w.seq, ID: w.t.id, Restore: w.row, Proof: w.proof})
 	if w.row.GapFailures > 0 {
-		j.say(Finding{Kind: FindingGap, Time: w.row.Time, Seq: w.seq, ID: w.t.id, Restore: w.row})
+		j.say(Finding{Kind: FindingGap, Time: w.row.Time, Seq: w.seq, ID: w.t.id, Restore: w.row, Proof: w.proof})
 	}
 }

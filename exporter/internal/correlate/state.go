@@ -38,15 +38,14 @@ func (j *jail) report(open bool) JailReport {
 	if j.maxRetry != 0 {
 		out.MaxRetry = Known(j.maxRetry)
 	}
-	for _, t := range j.tracks {
-		switch {
-		case t.state == active || t.ban != nil:
+	out.BannedNow = j.active
+	for _, b := range j.waiting {
+		if b.t.waits().ban == b && b.t.state != active {
 			out.BannedNow++
-		case t.state == suspended:
-			if end := t.end(j); end == 0 || end > j.h.clock {
-				out.Unprotected++
-			}
 		}
+	}
+	if j.suspended > 0 {
+		out.Unprotected = j.unprotected()
 	}
 	if open {
 		for _, t := range j.sorted(func(t *track) bool { return t.state != idle }) {
@@ -54,6 +53,19 @@ func (j *jail) report(open bool) JailReport {
 		}
 	}
 	return out
+}
+
+// unprotected counts the bans that a stop lifted and whose time is not over.
+func (j *jail) unprotected() (n int) {
+	for _, t := range j.tracks {
+		if t.state != suspended || t.waits().ban != nil {
+			continue
+		}
+		if end := t.end(j); end == 0 || end > j.h.clock {
+			n++
+		}
+	}
+	return n
 }
 
 func (h Histogram) clone() Histogram {

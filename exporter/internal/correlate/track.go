@@ -52,41 +52,81 @@ const (
 var originCauses = [...]Cause{CauseUnknown, New, Gap, Manual, Reread, ""}
 
 // track is one id in one jail of one host. A million of them must fit into
-// memory, so what is needed only for a while hangs on pointers.
+// memory: what is needed only while something waits hangs on a pointer.
 type track struct {
-	id        string
-	state     state
-	origin    origin
-	liftedBy  lift
-	endedBy   lift // of the last true end: byExpiry, byManual, or byUnknown for one that does not count
-	source    source
-	absent    bool // suspended, and not there in a later run
-	follows   bool // its ban time is the jail's present one
-	certain   bool
+	id    string
+	fails failures // of the last find time
+	wait  *waits
+
+	started ms // the true ban's start, 0 where not seen
+	base    ms // the failure that the ban time runs from
+	own     ms // its own ban time: permanent, or 0 where not known
+	until   ms // the end, where a line said it
+	since   ms // in force since: the ban, or its last restore
+	lifted  ms
+	banned  ms // in force before since
+	ended   ms // the last true end
+
 	liftEpoch uint32 // life of the jail that was lifted
 	liftRun   uint32 // run of the host that was lifted
 	restores  uint32
 	failures  uint32
 	bans      uint32 // true bans so far
 
-	started ms // the true ban's start, 0 where not seen
-	base    ms // the failure that the ban time runs from
-	own     ms // its own ban time: permanent, or 0 where not known
-	until   ms // the end, where a line said it
-	again   ms // failures that moved the running ban's end, which the database does not keep
-	since   ms // in force since: the ban, or its last restore
-	lifted  ms
-	banned  ms // in force before since
-	ended   ms // the last true end
-	delay   ms // from that end to this ban, -1 where there was none
-	endTime ms // ban time of the ban that ended then
+	state    state
+	origin   origin
+	liftedBy lift
+	endedBy  lift // of the last true end: byExpiry, byManual, or byUnknown for one that does not count
+	source   source
+	absent   bool // suspended, and not there in a later run
+	follows  bool // its ban time is the jail's present one
+	certain  bool
+	came     came
+}
 
+// came says how the present ban came after the one before it.
+type came uint8
+
+const (
+	cameFirst  came = iota // after none that truly ended
+	cameLater              // after a true end, track.ended
+	cameAtOnce             // while the last one was suspended
+)
+
+// waits is what of a track waits for later lines.
+type waits struct {
 	restart *restart // that suspended it
-	recent  *recent  // failures of the last find time
-	unban   *unban   // waits
-	ban     *banLine // waits
+	unban   *unban
+	ban     *banLine
 	restore *restoreLine
-	lastRow *Ban // the row of the last ban, until the id fails again
+	trail   *trail // the lines that prove its verdicts
+	lastRow *Ban   // the row of the last ban, until the id fails again
+	raise   *raise // an increase that came before its ban
+	again   ms     // failures that moved the running ban's end, which the database does not keep
+	reread  ms     // the last time that a failure was read again
+	bad     ms     // the last "is bad"
+}
+
+// waiting gives what waits, to be changed; tidy gives its memory back.
+func (t *track) waiting() *waits {
+	if t.wait == nil {
+		t.wait = &waits{}
+	}
+	return t.wait
+}
+
+func (t *track) tidy() {
+	if t.wait != nil && *t.wait == (waits{}) {
+		t.wait = nil
+	}
+}
+
+// waits gives what waits, to be read.
+func (t *track) waits() waits {
+	if t.wait == nil {
+		return waits{}
+	}
+	return *t.wait
 }
 
 // end is when the ban is due to end: never for permanent ones, 0 where not known.
@@ -102,8 +142,8 @@ func (t *track) end(j *jail) ms {
 	default:
 		end = t.base + d
 	}
-	if t.again != 0 && d > 0 {
-		end = max(end, t.again+d)
+	if t.wait != nil && t.wait.again != 0 && d > 0 {
+		end = max(end, t.wait.again+d)
 	}
 	return end
 }
@@ -136,38 +176,30 @@ func (t *track) plannedEnd(j *jail) End {
 	}
 }
 
-// due tells whether a ban that ends at end is over at a time, as well as
+// over tells whether a ban that ends at end is over at a time, as well as
 // whole seconds allow.
 func (j *jail) over(end, at ms) bool {
 	return end != 0 && end != never && at >= end-span(j.h.e.o.ExpiryTolerance)
 }
 
-// recent holds an id's failures of the last find time.
-type recent struct {
-	fails  []failure
-	reread ms // the last time that a failure was read again
-	bad    ms // the last "is bad"
-	raise  *raise
-}
+// failures are an id's failures by second, oldest first.
+type failures []failure
 
 // failure is one second in which the id failed.
 type failure struct {
 	at     ms
-	n      uint32 // failures in it, each counted once
-	before uint32 // of these, counted before the jail's present life
-	again  uint32 // read again in the present life
 	epoch  uint32
+	n      uint16 // failures in it, each counted once
+	before uint16 // of these, counted before the jail's present life
+	again  uint16 // read again in the present life
+	late   uint16 // failures of a used second that came after its ban
 	used   bool   // they led to a ban already
-	late   uint32 // failures of a used second that came after its ban
 }
 
 // raise is an `Increase Ban` that came before its ban.
 type raise struct {
 	at, until, own ms
 }
-
-// maxFailures bounds the seconds kept of one id.
-const maxFailures = 64
 
 func maybeSeconds(d ms) Maybe[time.Duration] {
 	if d < 0 {

@@ -8,21 +8,41 @@ import (
 
 // unban is an `Unban` line that waits: its jail may be about to stop.
 type unban struct {
+	t         *track
 	at        ms
 	seq       uint64
 	automatic bool // logged by the jail's own thread
+	line      Line
 }
 
 // unbanned takes `Unban` and `Repeal Ban`.
 func (j *jail) unbanned(t *track, ev *fail2ban.Event, at ms) {
-	j.resolve(t)
-	if cause, c, ok := j.unbanBySurroundings(ev); ok {
-		j.unban(t, at, j.h.seq, cause, c)
+	if b := t.waits().ban; b != nil && (at < b.at || at == b.at && t.state == active) {
+		j.unbannedBefore(t, b, ev, at)
 		return
 	}
-	t.unban = &unban{at: at, seq: j.h.seq, automatic: strings.HasPrefix(ev.Thread, "f2b/a")}
-	j.unbans = append(j.unbans, t)
+	j.resolve(t)
+	if cause, c, ok := j.unbanBySurroundings(ev); ok {
+		j.unban(t, at, j.h.seq, cause, c, j.h.line)
+		return
+	}
+	j.h.unbans.add(at, span(j.h.e.o.StopPause))
+	u := &unban{t: t, at: at, seq: j.h.seq, automatic: j.h.ownThread(ev.Thread), line: j.h.line}
+	t.waiting().unban = u
+	j.unbans = append(j.unbans, u)
 	j.wake(at + span(j.h.e.o.StopPause) + 1)
+}
+
+// unbannedBefore takes an unban whose line came an instant after that of the
+// ban it made way for.
+func (j *jail) unbannedBefore(t *track, b *banLine, ev *fail2ban.Event, at ms) {
+	t.wait.ban = nil
+	cause, c, ok := j.unbanBySurroundings(ev)
+	if !ok {
+		cause, c = j.unbanByTime(t, &unban{at: at, automatic: j.h.ownThread(ev.Thread)})
+	}
+	j.unban(t, at, j.h.seq, cause, c, j.h.line)
+	t.waiting().ban = b
 }
 
 // unbanBySurroundings is the verdict where the lines before tell it.
@@ -33,7 +53,7 @@ func (j *jail) unbanBySurroundings(ev *fail2ban.Event) (Cause, Confidence, bool)
 		return Shutdown, Certain, true
 	case ev.Kind == fail2ban.RepealBan:
 		return JailStop, Certain, true
-	case ev.Thread == "MainThread":
+	case j.h.mainThread(ev.Thread):
 		return Manual, Certain, true
 	case reload.stopping, j.stopping != 0:
 		return JailStop, Certain, true
@@ -49,21 +69,31 @@ func (j *jail) unbanBySurroundings(ev *fail2ban.Event) (Cause, Confidence, bool)
 // no stop of their jail followed.
 func (j *jail) settleUnbans(upTo uint64) {
 	n := 0
-	for _, t := range j.unbans {
-		if t.unban == nil {
-			n++
-			continue
-		}
-		if t.unban.seq > upTo {
+	for _, u := range j.unbans {
+		if u.seq > upTo {
 			break
 		}
-		u := t.unban
-		cause, c := j.unbanByTime(t, u)
-		t.unban = nil
-		j.unban(t, u.at, u.seq, cause, c)
 		n++
+		if u.t.waits().unban == u {
+			cause, c := j.unbanByTime(u.t, u)
+			j.settleUnban(u, cause, c)
+		}
 	}
 	j.unbans = dropFront(j.unbans, n)
+}
+
+// settleUnban ends an unban's wait. A ban that is told before it by its time
+// comes first.
+func (j *jail) settleUnban(u *unban, cause Cause, c Confidence) {
+	if u.t.wait.ban != nil {
+		j.settleBan(u.t)
+		if cause != Shutdown && cause != JailStop {
+			cause, c = j.unbanByTime(u.t, u)
+		}
+	}
+	u.t.wait.unban = nil
+	j.unban(u.t, u.at, u.seq, cause, c, u.line)
+	u.t.tidy()
 }
 
 // unbanByTime is the verdict of a running server: at its end a ban expires,
@@ -89,11 +119,12 @@ func (j *jail) claimUnbans(stopped ms, cause Cause) {
 	first := len(j.unbans)
 	next := stopped
 	for first > 0 {
-		u := j.unbans[first-1].unban
-		if u != nil && next-u.at > span(j.h.e.o.StopPause) {
+		u := j.unbans[first-1]
+		live := u.t.waits().unban == u
+		if live && next-u.at > span(j.h.e.o.StopPause) {
 			break
 		}
-		if u != nil {
+		if live {
 			next = u.at
 		}
 		first--
@@ -101,11 +132,15 @@ func (j *jail) claimUnbans(stopped ms, cause Cause) {
 	claimed := j.unbans[first:]
 	j.unbans = j.unbans[:first]
 	j.settleUnbans(endOfLog)
-	for _, t := range claimed {
-		if u := t.unban; u != nil {
-			t.unban = nil
-			j.unban(t, u.at, u.seq, cause, Likely)
+	for _, u := range claimed {
+		if u.t.waits().unban != u {
+			continue
 		}
+		if cause == JailStop && j.mayBeLifted() {
+			j.holdUnban(u)
+			continue
+		}
+		j.settleUnban(u, cause, Likely)
 	}
 	j.unbans = nil
 }
@@ -114,16 +149,17 @@ func (j *jail) claimUnbans(stopped ms, cause Cause) {
 // of a run: at log level NOTICE that is what a stop looks like.
 func (j *jail) unbanRunEndsAt(last ms) bool {
 	n := len(j.unbans)
-	return n > 0 && j.unbans[n-1].unban != nil && last-j.unbans[n-1].unban.at <= span(j.h.e.o.StopPause)
+	return n > 0 && j.unbans[n-1].t.waits().unban == j.unbans[n-1] && last-j.unbans[n-1].at <= span(j.h.e.o.StopPause)
 }
 
 // unban counts a settled unban and ends or suspends its ban.
-func (j *jail) unban(t *track, at ms, seq uint64, cause Cause, c Confidence) {
-	j.counts.Unbans[unbanCause(cause)]++
-	j.h.occurAt(at, seq, "unban", j.name, t.id, cause, c)
+func (j *jail) unban(t *track, at ms, seq uint64, cause Cause, c Confidence, line Line) {
+	detail := j.unbanDetail(at, cause)
+	j.countUnban(t, at, seq, cause, c, detail, line)
 	if t.state == idle && (t.started == 0 || cause == Shutdown || cause == JailStop) {
 		j.openUnseen(t)
 	}
+	t.noteLift(j, line)
 	switch cause {
 	case Shutdown:
 		j.suspend(t, at, byStop)
@@ -132,20 +168,28 @@ func (j *jail) unban(t *track, at ms, seq uint64, cause Cause, c Confidence) {
 	case Expired:
 		j.close(t, at, EndedExpired, c)
 	case Manual:
-		j.close(t, at, EndedManual, c)
+		if row := j.close(t, at, EndedManual, c); row != nil {
+			row.Detail = detail
+		}
 	default:
 		if j.banTime == 0 && t.base != 0 && t.state == active {
-			j.learnt.add(at - t.base)
+			j.learn(at - t.base)
 		}
 		j.close(t, at, EndedUnknown, c)
 	}
 }
 
+func (j *jail) countUnban(t *track, at ms, seq uint64, cause Cause, c Confidence, detail string, line Line) {
+	j.counts.Unbans[unbanCause(cause)]++
+	j.h.verdict(at, seq, Occurrence{Event: "unban", Jail: j.name, ID: t.id, Cause: cause, Confidence: c, Detail: detail}, j.unbanProof(t, cause, line))
+}
+
 // openUnseen stands for a ban whose start is not in the log.
 func (j *jail) openUnseen(t *track) {
-	t.state, t.origin = active, originUnseen
+	j.setState(t, active)
+	t.origin = originUnseen
 	t.started, t.since, t.base, t.own, t.until, t.banned = 0, 0, 0, 0, 0, 0
-	t.source, t.follows, t.restores, t.failures, t.delay = fromUnknown, false, 0, 0, -1
+	t.source, t.follows, t.restores, t.failures, t.came = fromUnknown, false, 0, 0, cameFirst
 }
 
 func unbanCause(c Cause) int {
@@ -155,4 +199,95 @@ func unbanCause(c Cause) int {
 		}
 	}
 	return len(UnbanCauses) - 1
+}
+
+// ownThread tells the thread of a jail's actions, which lifts what expired:
+// journald keeps its name, and with -vv the log has its number.
+func (h *host) ownThread(thread string) bool {
+	return strings.HasPrefix(thread, "f2b/a") || thread != "" && h.run.thread != "" && thread != h.run.thread
+}
+
+// mainThread tells the thread that obeys fail2ban-client. With -vv the log has
+// its number, which is that of the server's first lines.
+func (h *host) mainThread(thread string) bool {
+	return thread == "MainThread" || thread != "" && thread == h.run.thread
+}
+
+// unbanDetail says more of an administrator's unban: that it lifted every ban
+// of the host at once, or that it comes at the same time every day.
+func (j *jail) unbanDetail(at ms, cause Cause) string {
+	if cause != Manual {
+		return ""
+	}
+	var words []string
+	if j.h.liftedAll(at, span(j.h.e.o.StopPause)) {
+		words = append(words, "scope=all")
+	}
+	if j.h.byHand.scheduled(at) {
+		words = append(words, "scheduled")
+	}
+	return strings.Join(words, " ")
+}
+
+// unbanRun is the present run of unbans of a host, back to back.
+type unbanRun struct {
+	from, last ms
+	n          int
+}
+
+func (r *unbanRun) add(at, pause ms) {
+	if at-r.last > pause {
+		*r = unbanRun{from: at}
+	}
+	r.last = max(r.last, at)
+	r.n++
+}
+
+// liftedAll tells whether an unban was one of a run after which the host has no
+// ban left: `unban --all`, which leaves no other trace. One ban alone is none.
+func (h *host) liftedAll(at, pause ms) bool {
+	if h.unbans.n < 2 || at < h.unbans.from || at > h.unbans.last+pause {
+		return false
+	}
+	left := 0
+	for _, j := range h.jails {
+		left += j.active
+		for _, u := range j.unbans {
+			if w := u.t.wait; w != nil && w.unban == u && u.t.state == active {
+				left--
+			}
+		}
+	}
+	return left <= 1 // its own ban is still open
+}
+
+// dailyUnbans remembers when administrators lifted bans: what comes at the same
+// time on several days is a schedule's doing.
+type dailyUnbans struct {
+	last [scheduleMemory]ms
+	n    int
+}
+
+const (
+	scheduleMemory       = 32
+	scheduleDays         = 3       // so many days make a schedule
+	scheduleTolerance    = 120_000 // ms around the time of day
+	day               ms = 86_400_000
+)
+
+// scheduled notes an unban and tells whether it is one of a schedule.
+func (d *dailyUnbans) scheduled(at ms) bool {
+	days := map[ms]bool{0: true}
+	for _, u := range d.last[:min(d.n, len(d.last))] {
+		apart := (at - u) % day
+		if apart < 0 {
+			apart += day
+		}
+		if min(apart, day-apart) <= scheduleTolerance {
+			days[(at-u+day/2)/day] = true
+		}
+	}
+	d.last[d.n%len(d.last)] = at
+	d.n++
+	return len(days) >= scheduleDays
 }

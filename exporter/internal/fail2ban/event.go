@@ -126,6 +126,8 @@ type Event struct {
 	Thread string
 	// Version is fail2ban's, on ServerStart.
 	Version string
+	// Text is the whole line, where a reader has set it to explain verdicts.
+	Text string
 	// Detail is the rest by Kind: the ignore's source, the action's name, the
 	// watched file.
 	Detail string
