@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 // and words must not stand in them.
 var (
 	pure          = []string{"fail2ban", "correlate", "offender"}
-	impureImports = []string{"os", "io", "net", "net/http", "log", "log/slog", "context", "sync"}
+	impureImports = []string{"os", "bufio", "net", "net/http", "log", "log/slog", "context", "sync"}
 	impureWords   = regexp.MustCompile(`\btime\.(Now|Since|Until|Sleep|After|Tick|NewTimer|NewTicker)\b|^\s*go (func|\w+[.(])`)
 )
 

@@ -54,7 +54,7 @@ func (j *jail) takeHints(t *track, b *banLine) {
 	}
 	window := b.at - span(j.h.e.o.OrderWindow)
 	if w.reread != 0 && w.reread >= j.createdAt {
-		b.reread = j.decisive(t.fails.life(j.epoch))
+		b.reread = j.decisive(t.fails.life(j.epoch, b.at-j.findWindow()-findSlack))
 	}
 	b.bad = w.bad != 0 && w.bad >= window
 	if x := w.raise; x != nil && x.at >= window {

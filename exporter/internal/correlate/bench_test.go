@@ -16,9 +16,15 @@ const million = 1_000_000
 func crowded(keys int) (*Engine, time.Time) {
 	e := NewEngine(Options{})
 	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
-	ev := fail2ban.Event{Kind: fail2ban.JailCreated, Jail: "sshd", Time: at}
 	for host := range 10 {
-		e.Add(hostName(host), &ev)
+		for _, ev := range []fail2ban.Event{
+			{Kind: fail2ban.ServerStart, Version: "1.1.0", Time: at, PID: 1},
+			{Kind: fail2ban.JailCreated, Jail: "sshd", Time: at},
+			{Kind: fail2ban.SettingBanTime, BanTime: 7 * 24 * time.Hour, Time: at},
+			{Kind: fail2ban.JailStarted, Jail: "sshd", Time: at},
+		} {
+			e.Add(hostName(host), &ev)
+		}
 	}
 	for i := range keys {
 		at = at.Add(10 * time.Millisecond)
@@ -35,9 +41,10 @@ func hostName(i int) string { return fmt.Sprintf("web-%d", i) }
 
 func BenchmarkAdd(b *testing.B) {
 	e, at := crowded(million)
-	ids := make([]string, 4096)
+	ids, hosts := make([]string, 4096), make([]string, 4096)
 	for i := range ids {
 		n := i * 241
+		hosts[i] = hostName(n % 10)
 		ids[i] = fmt.Sprintf("10.%d.%d.%d", n>>16&255, n>>8&255, n&255)
 	}
 	b.ReportAllocs()
@@ -45,7 +52,7 @@ func BenchmarkAdd(b *testing.B) {
 		at = at.Add(time.Millisecond)
 		n := i % len(ids)
 		ev := fail2ban.Event{Kind: fail2ban.Found, Jail: "sshd", ID: ids[n], Time: at, FoundAt: at.Truncate(time.Second)}
-		e.Add(hostName(n*241%10), &ev)
+		e.Add(hosts[n], &ev)
 		e.Findings()
 	}
 }

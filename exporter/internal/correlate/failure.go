@@ -88,12 +88,11 @@ func (j *jail) observe(k ObservationKind, t *track, at ms) {
 	}
 }
 
-// forget drops the failures before a time.
+// forget drops the failures before a time, once they are half of those kept.
 func (t *track) forget(from ms) {
-	if len(t.fails) == 0 || t.fails[0].at >= from {
-		return
+	if n := len(t.fails); n > 0 && t.fails[n/2].at < from {
+		t.fails = slices.Delete(t.fails, 0, t.fails.from(from))
 	}
-	t.fails = slices.Delete(t.fails, 0, t.fails.from(from))
 }
 
 // from is the place of the first failure at or after a time.
@@ -148,7 +147,7 @@ func (fs *failures) add(when ms, epoch uint32) {
 		return
 	}
 	if len(*fs) >= maxFailures {
-		*fs = slices.Delete(*fs, 0, 1)
+		*fs = slices.Delete(*fs, 0, maxFailures/4)
 	}
 	if *fs == nil {
 		*fs = make(failures, 0, 1) // most ids fail in one second and are banned
@@ -170,10 +169,11 @@ func (fs failures) fresh(from, to ms) (out failures) {
 	return out
 }
 
-// life lists the failures that this life of the jail has logged, new or again.
-func (fs failures) life(epoch uint32) (out failures) {
+// life lists the failures from a time on that this life of the jail has
+// logged, new or again.
+func (fs failures) life(epoch uint32, from ms) (out failures) {
 	for _, f := range fs {
-		if f.epoch == epoch {
+		if f.epoch == epoch && f.at >= from {
 			out = append(out, f)
 		}
 	}

@@ -66,7 +66,7 @@ func (h *Histogram) observe(d ms) {
 	v := float64(d) / 1000
 	i, _ := slices.BinarySearch(h.Bounds, v)
 	h.Counts[i]++
-	h.Sum += v
+	h.Milli += int64(d)
 	h.Total++
 }
 
@@ -143,6 +143,9 @@ func (j *jail) stops(at ms) {
 	j.proof.stopped = j.h.line
 	for _, t := range j.sorted(func(t *track) bool { return t.state == active }) {
 		j.suspend(t, at, by)
+	}
+	if j.suspended > 0 {
+		j.wake(at + span(j.h.e.o.LostSettle)) // it may never start again
 	}
 }
 
@@ -353,7 +356,7 @@ const longestRun ms = 60_000
 func (j *jail) floodEnd() ms {
 	from := j.touched
 	if j.startedAt == 0 || j.stoppedAt != 0 {
-		from = max(from, j.h.run.lastJail)
+		from = max(from, j.h.run.lastJail, j.stoppedAt)
 	}
 	if from == 0 {
 		return never

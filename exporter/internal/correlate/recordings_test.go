@@ -274,3 +274,25 @@ func TestVerdictsOfRecordings(t *testing.T) {
 	}
 	compare(t, golden, string(want), b.String())
 }
+
+// eachRecording calls for each way in which a host's log was recorded.
+func eachRecording(t *testing.T, each func(name, host string, files []string, zone *time.Location, dir string)) {
+	t.Helper()
+	dirs, err := filepath.Glob(recordings + "/*")
+	if err != nil || len(dirs) < 40 {
+		t.Fatal("recordings are missing", len(dirs), err)
+	}
+	for _, dir := range dirs {
+		tr := readTruth(t, dir)
+		for _, host := range slices.Sorted(maps.Keys(tr.Hosts)) {
+			h := tr.Hosts[host]
+			zone, err := time.LoadLocation(h.TZ)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, files := range logsOf(h.Files) {
+				each(filepath.Base(dir)+" "+host+" "+strings.Join(files, "+"), host, files, zone, dir)
+			}
+		}
+	}
+}

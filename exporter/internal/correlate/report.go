@@ -100,9 +100,12 @@ type JailReport struct {
 type Histogram struct {
 	Bounds []float64 // upper bounds, shared, never changed
 	Counts []uint64  // one more than Bounds: the last is +Inf; not cumulated
-	Sum    float64
+	Milli  int64     // sum of the spans in milliseconds, so that it does not depend on their order
 	Total  uint64
 }
+
+// Sum of the spans in seconds.
+func (h *Histogram) Sum() float64 { return float64(h.Milli) / 1000 }
 
 // Place is a host and a jail in which an id is banned.
 type Place struct{ Host, Jail string }

@@ -116,7 +116,7 @@ func histogram(bounds []float64, values ...float64) correlate.Histogram {
 	for _, v := range values {
 		i, _ := slices.BinarySearch(bounds, v)
 		h.Counts[i]++
-		h.Sum += v
+		h.Milli += int64(v * 1000)
 		h.Total++
 	}
 	return h

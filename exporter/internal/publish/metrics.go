@@ -515,7 +515,7 @@ func merge(to *correlate.Histogram, from correlate.Histogram) {
 	for i, n := range from.Counts {
 		to.Counts[i] += n
 	}
-	to.Sum += from.Sum
+	to.Milli += from.Milli
 	to.Total += from.Total
 }
 
@@ -546,5 +546,5 @@ func constHistogram(desc *prometheus.Desc, s *series) prometheus.Metric {
 		sum += s.histogram.Counts[i]
 		buckets[bound] = sum
 	}
-	return prometheus.MustNewConstHistogram(desc, s.histogram.Total, s.histogram.Sum, buckets, s.labels...)
+	return prometheus.MustNewConstHistogram(desc, s.histogram.Total, s.histogram.Sum(), buckets, s.labels...)
 }
