@@ -33,10 +33,6 @@ func (j *jail) banned(t *track, at ms) {
 	}
 	j.touched = max(j.touched, at)
 	b := &banLine{t: t, at: at, seq: j.h.seq, found: j.foundRun == j.h.run.epoch+1, line: j.h.line}
-	b.fresh = t.fails.fresh(at-j.findWindow()-1000, at)
-	j.takeHints(t, b)
-	b.life = b.reread != 0 || slices.ContainsFunc(b.fresh, func(f failure) bool { return f.epoch == j.epoch })
-	t.fails.use(at)
 	t.waiting().ban = b
 	if inverted {
 		j.banBeforeLift(b)
@@ -46,18 +42,18 @@ func (j *jail) banned(t *track, at ms) {
 	j.wake(at + span(j.h.e.o.OrderWindow) + 1)
 }
 
-// takeHints uses up what the lines just before a ban said of it.
+// takeHints uses up what the lines around a ban said of it.
 func (j *jail) takeHints(t *track, b *banLine) {
 	w := t.wait
 	if w == nil {
 		return
 	}
 	window := b.at - span(j.h.e.o.OrderWindow)
-	if w.reread != 0 && w.reread >= j.createdAt {
+	if w.reread != 0 && w.reread >= j.createdAt && w.reread <= b.at+span(j.h.e.o.OrderWindow) {
 		b.reread = j.decisive(t.fails.life(j.epoch, b.at-j.findWindow()-findSlack))
 	}
-	b.bad = w.bad != 0 && w.bad >= window
-	if x := w.raise; x != nil && x.at >= window {
+	b.bad = b.bad || w.bad != 0 && w.bad >= window
+	if x := w.raise; x != nil && x.at >= window && !b.raised {
 		b.raised, b.until, b.own = true, x.until, x.own
 	}
 	w.reread, w.bad, w.raise = 0, 0, nil
@@ -150,6 +146,7 @@ func (j *jail) prolonged(t *track, at ms) {
 	if t.state != active {
 		return
 	}
+	t.waiting().already = at
 	fs := t.fails.fresh(t.base, at)
 	if len(fs) == 0 {
 		return
@@ -158,7 +155,7 @@ func (j *jail) prolonged(t *track, at ms) {
 	if last <= t.base {
 		return
 	}
-	t.fails.use(last)
+	t.fails.use(fs[:1+slices.IndexFunc(fs, func(f failure) bool { return f.at == last })])
 	t.waiting().again = last
 	j.plan(t)
 }
@@ -202,11 +199,10 @@ func (j *jail) settleBan(t *track) {
 	b := t.wait.ban
 	t.wait.ban = nil
 	defer t.tidy()
-	if len(b.fresh) == 0 { // its failures were logged an instant after it
-		b.fresh = t.fails.fresh(b.at-j.findWindow()-1000, b.at)
-		b.life = b.life || len(b.fresh) > 0
-		t.fails.use(b.at)
-	}
+	b.fresh = j.ledTo(t, b.at)
+	j.takeHints(t, b)
+	b.life = b.reread != 0 || slices.ContainsFunc(b.fresh, func(f failure) bool { return f.epoch == j.epoch })
+	t.fails.use(b.fresh)
 	if end := t.end(j); t.state != idle && end != 0 && end <= j.firstRenewal(t, b) {
 		j.close(t, end, EndedExpected, Likely) // it had run out before these failures
 	}
@@ -358,7 +354,7 @@ func (j *jail) open(t *track, b *banLine, o origin, c Confidence) {
 	t.failures = b.fresh.count()
 	t.lifted, t.liftedBy, t.absent = 0, byUnknown, false
 	if w := t.wait; w != nil {
-		w.lastRow, w.again = nil, 0
+		w.lastRow, w.again, w.already = nil, 0, 0
 	}
 	if b.raised {
 		t.prolong(b.until, b.own)
@@ -411,7 +407,7 @@ func (j *jail) close(t *track, at ms, by string, c Confidence) *Ban {
 		t.endedBy = byManual
 	}
 	if t.wait != nil {
-		t.wait.again = 0
+		t.wait.again, t.wait.already = 0, 0
 	}
 	if j.h.e.o.Rows {
 		t.waiting().lastRow = row

@@ -23,13 +23,16 @@ func (j *jail) found(t *track, ev *fail2ban.Event, at ms) {
 		j.h.occur(at, "found", j.name, t.id, Reread)
 		return
 	}
-	t.fails.add(when, j.epoch)
+	t.fails.add(when, at, j.epoch)
 	j.counts.Failures++
 	j.h.occur(at, "found", j.name, t.id, "")
 	j.observe(SawFailure, t, when)
 	j.failedInGap(t, when)
 	if w := t.wait; w != nil {
 		w.restore.failedAgain(when)
+		if at <= w.already {
+			j.prolonged(t, w.already)
+		}
 		if w.lastRow != nil && t.state == idle {
 			w.lastRow.NextFailure = Known(max(0, when-t.ended).duration())
 			w.lastRow = nil
@@ -50,7 +53,7 @@ func (j *jail) attempt(t *track, ev *fail2ban.Event, at ms) {
 		when = msOf(ev.FoundAt)
 	}
 	t.forget(min(at, when) - j.findWindow() - findSlack)
-	t.fails.add(when, j.epoch)
+	t.fails.add(when, at, j.epoch)
 }
 
 // findSlack is how much longer than the find time failures are kept: their
@@ -135,12 +138,14 @@ func (f *failure) enter(epoch uint32) {
 // maxFailures bounds the seconds kept of one id.
 const maxFailures = 64
 
-func (fs *failures) add(when ms, epoch uint32) {
+func (fs *failures) add(when, line ms, epoch uint32) {
+	logged := uint16(min(max(0, line-when), math.MaxUint16))
 	if f := fs.at(when); f != nil {
 		f.enter(epoch)
-		if f.n < math.MaxUint16 {
+		f.first, f.newest = min(f.first, logged), max(f.newest, logged)
+		if f.n < math.MaxInt16 {
 			f.n++
-			if f.used { // the second led to a ban already: what comes now is kept apart, yet stays in one multiset with it
+			if f.late != unused { // the second led to a ban already: what comes now is kept apart, yet stays in one multiset with it
 				f.late++
 			}
 		}
@@ -152,17 +157,34 @@ func (fs *failures) add(when ms, epoch uint32) {
 	if *fs == nil {
 		*fs = make(failures, 0, 1) // most ids fail in one second and are banned
 	}
-	*fs = slices.Insert(*fs, fs.from(when), failure{at: when, n: 1, epoch: epoch})
+	*fs = slices.Insert(*fs, fs.from(when), failure{at: when, first: logged, newest: logged, n: 1, epoch: epoch, late: unused})
 }
 
 // fresh lists the failures not used by an earlier ban, from a time on.
 func (fs failures) fresh(from, to ms) (out failures) {
 	for _, f := range fs {
-		if f.at < from || f.at > to || f.used && f.late == 0 {
+		if f.at < from || f.at > to || f.late == 0 {
 			continue
 		}
-		if f.used {
-			f.n = f.late
+		if f.late != unused {
+			f.n, f.before, f.again = uint16(f.late), 0, 0
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// loggedBy gives the failures without those whose lines came after a time: the
+// attacker went on while the ban was made. Of a second in whose midst the time
+// lies, the newest.
+func (fs failures) loggedBy(at ms) (out failures) {
+	for _, f := range fs {
+		switch {
+		case f.at+ms(f.newest) <= at:
+		case f.n > 1 && f.at+ms(f.first) <= at:
+			f.n--
+		default:
+			continue
 		}
 		out = append(out, f)
 	}
@@ -183,19 +205,25 @@ func (fs failures) life(epoch uint32, from ms) (out failures) {
 // since lists the failures after a lift that led to no ban.
 func (fs failures) since(lifted ms) (out failures) {
 	for _, f := range fs {
-		if f.at/1000 >= lifted/1000 && !f.used {
+		if f.at/1000 >= lifted/1000 && f.late == unused {
 			out = append(out, f)
 		}
 	}
 	return out
 }
 
-// use marks the failures up to a time as having led to a ban.
-func (fs failures) use(to ms) {
-	for i := range fs {
-		if fs[i].at <= to {
-			fs[i].used, fs[i].late = true, 0
+// use marks failures as having led to a ban.
+func (fs failures) use(fresh failures) {
+	for _, u := range fresh {
+		f := fs.at(u.at)
+		if f == nil {
+			continue
 		}
+		all := int16(f.n)
+		if f.late != unused {
+			all = f.late
+		}
+		f.late = all - int16(u.n)
 	}
 }
 
@@ -211,16 +239,38 @@ func (fs failures) count() (n uint32) {
 // may be logged between it and the ban.
 func (j *jail) decisive(fs failures) ms {
 	n := 0
-	for _, f := range fs {
-		if f.epoch == j.epoch {
-			n += int(f.n - f.before + f.again)
-		}
+	for i := range fs {
+		n += j.counted(&fs[i])
 		if j.maxRetry > 0 && n >= j.maxRetry {
-			return f.at
+			return fs[i].at
 		}
 	}
 	if len(fs) > 0 {
 		return fs[len(fs)-1].at
 	}
 	return 0
+}
+
+// counted is how many of a second's failures this life of the jail has counted.
+func (j *jail) counted(f *failure) int {
+	if f.epoch != j.epoch {
+		return 0
+	}
+	return int(f.n) - int(f.before) + int(f.again)
+}
+
+// ledTo picks the failures that led to a ban at a time: those logged before it,
+// and those logged after it only where these alone do not suffice. Threads log
+// side by side, so an instant either way is in no order.
+func (j *jail) ledTo(t *track, at ms) failures {
+	all := t.fails.fresh(at-j.findWindow()-1000, at)
+	before := all.loggedBy(at)
+	n := 0
+	for i := range before {
+		n += j.counted(&before[i])
+	}
+	if j.maxRetry > 0 && n < j.maxRetry || len(before) == 0 {
+		return all
+	}
+	return before
 }

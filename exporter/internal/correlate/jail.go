@@ -77,6 +77,7 @@ func (j *jail) wake(at ms) {
 }
 
 func (j *jail) created(at ms) {
+	j.settleBans()
 	j.files = nil
 	j.createdAt = at
 	j.epoch++
@@ -211,7 +212,7 @@ func (j *jail) suspendIn(t *track, at ms, by lift, run uint32) {
 	t.freeze(j)
 	t.settleRestart(func(*restart) {})
 	if t.wait != nil {
-		t.wait.again = 0
+		t.wait.again, t.wait.already = 0, 0
 		t.tidy()
 	}
 	if t.state == active {

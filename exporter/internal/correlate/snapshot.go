@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -335,16 +336,20 @@ func (c *codec) near(p *ms, from ms) {
 func (c *codec) failure(f *failure, from ms) {
 	c.near(&f.at, from)
 	number(c, &f.epoch)
+	number(c, &f.first)
+	number(c, &f.newest)
 	number(c, &f.n)
 	number(c, &f.before)
 	number(c, &f.again)
 	number(c, &f.late)
-	c.flags(&f.used)
+	if f.late < unused || f.n > math.MaxInt16 {
+		c.fail(ErrDamaged)
+	}
 }
 
 // lasting is what of the waits a snapshot holds beside the lists of its jail.
 func (w *waits) lasting() waits {
-	return waits{restart: w.restart, raise: w.raise, again: w.again, reread: w.reread, bad: w.bad}
+	return waits{restart: w.restart, raise: w.raise, again: w.again, already: w.already, reread: w.reread, bad: w.bad}
 }
 
 func (c *codec) waits(t *track) {
@@ -356,6 +361,7 @@ func (c *codec) waits(t *track) {
 		number(c, &r.own)
 	})
 	number(c, &w.again)
+	number(c, &w.already)
 	number(c, &w.reread)
 	number(c, &w.bad)
 }
@@ -421,14 +427,11 @@ func (c *codec) of(j *jail, p **track) bool {
 }
 
 func (c *codec) banLine(j *jail, b *banLine) {
-	for _, p := range []*ms{&b.at, &b.reread, &b.until, &b.own} {
+	for _, p := range []*ms{&b.at, &b.until, &b.own} {
 		number(c, p)
 	}
 	number(c, &b.seq)
-	c.flags(&b.life, &b.found, &b.raised, &b.bad)
-	fresh := []failure(b.fresh)
-	list(c, &fresh, func(f *failure) { c.failure(f, b.at) })
-	b.fresh = fresh
+	c.flags(&b.found, &b.raised, &b.bad)
 	if c.of(j, &b.t) && !c.writing() {
 		b.t.waiting().ban = b
 	}

@@ -103,6 +103,7 @@ type waits struct {
 	lastRow *Ban   // the row of the last ban, until the id fails again
 	raise   *raise // an increase that came before its ban
 	again   ms     // failures that moved the running ban's end, which the database does not keep
+	already ms     // the last "already banned"
 	reread  ms     // the last time that a failure was read again
 	bad     ms     // the last "is bad"
 }
@@ -189,12 +190,16 @@ type failures []failure
 type failure struct {
 	at     ms
 	epoch  uint32
+	first  uint16 // ms from it to its first line
+	newest uint16 // ms from it to its newest line
 	n      uint16 // failures in it, each counted once
 	before uint16 // of these, counted before the jail's present life
 	again  uint16 // read again in the present life
-	late   uint16 // failures of a used second that came after its ban
-	used   bool   // they led to a ban already
+	late   int16  // -1 while they led to no ban; then how many came after that ban
 }
+
+// unused is failure.late of failures that led to no ban yet.
+const unused = -1
 
 // raise is an `Increase Ban` that came before its ban.
 type raise struct {
