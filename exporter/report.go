@@ -41,6 +41,7 @@ type reportCommand struct {
 	top            int
 	noColor        bool
 	failOnUnparsed bool
+	explain        bool
 }
 
 func addReport(app *kingpin.Application, c *common, commands map[string]command) {
@@ -57,6 +58,7 @@ func addReport(app *kingpin.Application, c *common, commands map[string]command)
 	cmd.Flag("top", "How many offenders.").Default("0").IntVar(&r.top)
 	cmd.Flag("no-color", "No colours (there are none yet; scripts may say so).").BoolVar(&r.noColor)
 	cmd.Flag("fail-on-unparsed", "Fail when a line of fail2ban's cannot be read.").BoolVar(&r.failOnUnparsed)
+	cmd.Flag("explain", "Add to each row the log's lines that prove its verdict.").BoolVar(&r.explain)
 	commands[cmd.FullCommand()] = r.run
 }
 
@@ -74,7 +76,7 @@ func (r *reportCommand) run(ctx context.Context, log *slog.Logger, std stdio) er
 	if err != nil {
 		return usageError{fmt.Errorf("--to: %w", err)}
 	}
-	job := &reportJob{kind: kind, from: from, to: to, now: now, log: log, board: pipeline.NewBoard(offender.Options{}), top: r.top}
+	job := &reportJob{kind: kind, from: from, to: to, now: now, log: log, board: pipeline.NewBoard(offender.Options{}), top: r.top, explain: r.explain}
 	inputs := slices.Concat(files, r.inputs)
 	if len(inputs) > 0 {
 		err = r.readFiles(ctx, job, inputs, std.in)
@@ -123,6 +125,9 @@ func (r *reportCommand) readFiles(ctx context.Context, job *reportJob, inputs []
 	}
 	for _, n := range files.Notices {
 		job.log.Warn(n)
+	}
+	if r.explain && !explained(job.kind) {
+		job.log.Warn("--explain does nothing here: it is for events, restores, bans, restarts, lost and reoffences", "kind", job.kind)
 	}
 	part := job.part("files", correlate.Options{}, func(string) *time.Location { return zone })
 	if err := part.feed.Read(ctx, files, job.from, job.to); err != nil {
@@ -206,6 +211,7 @@ type reportJob struct {
 	log      *slog.Logger
 	board    *pipeline.Board
 	top      int
+	explain  bool
 
 	parts         []*reportPart
 	unparsed      int
@@ -224,7 +230,7 @@ type reportPart struct {
 }
 
 func (j *reportJob) part(name string, o correlate.Options, zone func(string) *time.Location) *reportPart {
-	o.Events, o.Rows = j.kind == publish.KindEvents, true
+	o.Events, o.Rows, o.Explain = j.kind == publish.KindEvents, true, j.explain && explained(j.kind)
 	p := &reportPart{name: name, zone: zone}
 	p.feed = pipeline.NewFeed(pipeline.FeedOptions{
 		Correlate: o, Zone: zone, Newest: j.now, From: j.from, To: j.to, Board: j.board,
@@ -292,7 +298,7 @@ func (j *reportJob) write(w io.Writer, format string) error {
 	if j.kind == publish.KindSummary && format == "table" {
 		return publish.WriteSummary(w, publish.Summary{At: j.now, Sources: j.sources(), Offenders: j.offenders(10)})
 	}
-	t := publish.Table{Kind: j.kind, NameSource: len(j.parts) > 1, Rows: slices.Values(j.rows())}
+	t := publish.Table{Kind: j.kind, NameSource: len(j.parts) > 1, Explain: j.explain && explained(j.kind), Rows: slices.Values(j.rows())}
 	switch format {
 	case "csv":
 		return publish.WriteCSV(w, t)
@@ -333,11 +339,24 @@ func (j *reportJob) rows() (rows []publish.Row) {
 	return rows
 }
 
+// explained are the kinds whose rows are verdicts that lines can prove.
+func explained(kind string) bool {
+	switch kind {
+	case publish.KindEvents, publish.KindRestores, publish.KindBans, publish.KindRestarts, publish.KindLost, publish.KindReoffences:
+		return true
+	}
+	return false
+}
+
 func openBans(p *reportPart) (rows []publish.Row) {
 	for _, h := range p.report.Hosts {
 		for _, jail := range h.Jails {
 			for i := range jail.OpenBans {
-				rows = append(rows, publish.BanRow(p.name, &jail.OpenBans[i]))
+				row := publish.BanRow(p.name, &jail.OpenBans[i])
+				if i < len(jail.OpenProofs) {
+					row.Proof = jail.OpenProofs[i]
+				}
+				rows = append(rows, row)
 			}
 		}
 	}

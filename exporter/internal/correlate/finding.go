@@ -125,6 +125,7 @@ type Finding struct {
 type Line struct {
 	Time time.Time
 	Text string
+	seq  uint64 // of the host's lines: equal texts are different lines
 }
 
 // Compare orders findings by time, host and the order of the log: the order of

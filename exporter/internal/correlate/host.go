@@ -72,7 +72,7 @@ func (h *host) add(ev *fail2ban.Event) {
 		h.first = at
 	}
 	if h.e.o.Explain {
-		h.line = Line{Time: ev.Time, Text: ev.Text}
+		h.line = Line{Time: ev.Time, Text: ev.Text, seq: h.seq}
 	}
 	h.noticeRun(ev, at)
 	// What was waiting for this much log time is settled before the line is

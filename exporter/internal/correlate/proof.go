@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"cmp"
 	"slices"
 )
 
@@ -44,7 +45,7 @@ type trail struct {
 // maxTrail bounds the failures named for one ban.
 const maxTrail = 16
 
-// lines gives those of some lines that there are, in the order of their times.
+// lines gives those of some lines that there are, in the order of the log.
 func lines(ls ...Line) []Line {
 	var out []Line
 	for _, l := range ls {
@@ -52,7 +53,7 @@ func lines(ls ...Line) []Line {
 			out = append(out, l)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b Line) int { return a.Time.Compare(b.Time) })
+	slices.SortStableFunc(out, func(a, b Line) int { return cmp.Compare(a.seq, b.seq) })
 	return out
 }
 

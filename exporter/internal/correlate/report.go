@@ -93,7 +93,8 @@ type JailReport struct {
 	Unprotected int // lifted by a stop, not yet restored, ban time not over
 	GapSeconds  Histogram
 	Reoffence   Histogram
-	OpenBans    []Ban // only where asked for, by id
+	OpenBans    []Ban    // only where asked for, by id
+	OpenProofs  [][]Line // of OpenBans, where verdicts are explained
 }
 
 // Histogram holds spans in seconds in classic buckets.

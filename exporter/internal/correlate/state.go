@@ -50,6 +50,9 @@ func (j *jail) report(open bool) JailReport {
 	if open {
 		for _, t := range j.sorted(func(t *track) bool { return t.state != idle }) {
 			out.OpenBans = append(out.OpenBans, *j.row(t, 0, EndedOpen, confidence(t.certain)))
+			if j.h.e.o.Explain {
+				out.OpenProofs = append(out.OpenProofs, t.banLines())
+			}
 		}
 	}
 	return out

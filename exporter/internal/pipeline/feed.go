@@ -78,6 +78,7 @@ type Feed struct {
 
 	at    time.Time // the instant of the waiting lines
 	group []Line
+	done  time.Time // entries of instants up to it have been taken
 }
 
 type streamKey struct{ host, stream string }
@@ -118,6 +119,10 @@ func (f *Feed) Add(l Line) {
 		f.count(ResultOwn)
 		return
 	}
+	if !l.At.IsZero() && !l.At.After(f.done) {
+		f.count(ResultDuplicate) // a window is read again: what failed in its midst, or was asked for twice
+		return
+	}
 	if l.Unnamed {
 		f.unnamed[l.Stream] = true
 	}
@@ -140,6 +145,12 @@ func (f *Feed) Flush() {
 		return
 	}
 	f.take(f.group)
+	f.done = f.at
+	f.drop()
+}
+
+// drop forgets the lines held back: their instant may not be complete.
+func (f *Feed) drop() {
 	clear(f.group)
 	f.group = f.group[:0]
 }
@@ -229,6 +240,9 @@ func (f *Feed) parse(l *Line, ev *fail2ban.Event) bool {
 	if l.PID != 0 && ev.PID == 0 {
 		ev.PID = l.PID
 	}
+	if f.o.Correlate.Explain {
+		ev.Text = l.Text[:min(len(l.Text), fail2ban.MaxLine)]
+	}
 	return !ev.Time.IsZero()
 }
 
@@ -254,14 +268,20 @@ func (f *Feed) count(result string) {
 	}
 }
 
-// Read feeds a whole window of a source.
+// Read feeds a whole window of a source. A window that failed is read again
+// from its beginning: what was taken of it is not taken twice.
 func (f *Feed) Read(ctx context.Context, s Source, from, to time.Time) error {
 	for l, err := range s.Lines(ctx, from, to) {
 		if err != nil {
+			f.drop()
 			return err
 		}
 		f.Add(l)
 	}
+	if err := ctx.Err(); err != nil {
+		f.drop()
+		return err
+	}
 	f.Flush()
-	return ctx.Err()
+	return nil
 }

@@ -33,6 +33,10 @@ var Kinds = []string{
 type Row struct {
 	Source string
 	Values []Value
+	// Detail and Proof explain the verdict; they are written only where the
+	// table explains.
+	Detail string
+	Proof  []correlate.Line
 }
 
 // column is a column's name and what stands in it.
@@ -301,6 +305,18 @@ func JailRows(s *SourceReport) []Row {
 // FindingRow makes the row of a finding and names the kind whose columns it
 // has: gap findings those of restores, premature unbans those of reoffences.
 func FindingRow(source string, f *correlate.Finding) (kind string, row Row) {
+	kind, row = findingRow(source, f)
+	row.Proof = f.Proof
+	switch {
+	case f.Event != nil:
+		row.Detail = f.Event.Detail
+	case f.Ban != nil:
+		row.Detail = f.Ban.Detail
+	}
+	return kind, row
+}
+
+func findingRow(source string, f *correlate.Finding) (kind string, row Row) {
 	switch f.Kind {
 	case correlate.FindingEvent:
 		return KindEvents, EventRow(source, f.Event)

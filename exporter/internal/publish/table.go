@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"fail2ban-loki-exporter/exporter/internal/correlate"
 )
 
 // Table is the rows of one kind, ready for any form.
@@ -15,21 +17,59 @@ type Table struct {
 	Kind string
 	// NameSource puts the column `source` first; set with more than one source.
 	NameSource bool
-	Rows       iter.Seq[Row]
+	// Explain adds the columns `detail` and `evidence`: the log's lines that
+	// prove a row.
+	Explain bool
+	Rows    iter.Seq[Row]
 }
 
 func (t Table) columns() []string {
+	names := columns[t.Kind]
 	if t.NameSource {
-		return append([]string{"source"}, columns[t.Kind]...)
+		names = append([]string{"source"}, names...)
 	}
-	return columns[t.Kind]
+	if t.Explain {
+		names = append(slices.Clip(names), "detail", "evidence")
+	}
+	return names
 }
 
 func (t Table) values(r Row) []Value {
+	values := r.Values
 	if t.NameSource {
-		return append([]Value{textValue(r.Source)}, r.Values...)
+		values = append([]Value{textValue(r.Source)}, values...)
 	}
-	return r.Values
+	if t.Explain {
+		values = append(slices.Clip(values), wordValue(r.Detail), proofValue(r.Proof))
+	}
+	return values
+}
+
+// proofValue is the lines of a proof, one beneath the other.
+func proofValue(proof []correlate.Line) Value {
+	var b strings.Builder
+	for i, l := range proof {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(l.Time.UTC().Format(timeForm) + " " + l.Text)
+	}
+	return textValue(b.String())
+}
+
+// appendProof appends the lines of a proof as a list of objects.
+func appendProof(b []byte, proof []correlate.Line) []byte {
+	b = append(b, '[')
+	for i, l := range proof {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"time":`...)
+		b = appendJSONString(b, l.Time.UTC().Format(timeForm))
+		b = append(b, `,"line":`...)
+		b = append(appendJSONString(b, textValue(l.Text).s), '}')
+	}
+	return append(b, ']')
 }
 
 // WriteCSV writes a header and one line for each row. Unknown is an empty cell.
@@ -76,6 +116,10 @@ func (t Table) AppendJSON(b []byte, r Row) []byte {
 		}
 		b = appendJSONString(b, names[i])
 		b = append(b, ':')
+		if t.Explain && i == len(names)-1 {
+			b = appendProof(b, r.Proof)
+			continue
+		}
 		b = v.appendJSON(b)
 	}
 	return append(b, '}')
@@ -84,9 +128,15 @@ func (t Table) AppendJSON(b []byte, r Row) []byte {
 // WriteTable writes aligned columns for a person: numbers to the right, long
 // texts cut, unknown as a dash, and nothing that a terminal would obey.
 func WriteTable(w io.Writer, t Table) error {
-	g := grid{header: t.columns()}
+	g := grid{}
+	short := t
+	short.Explain = false // the lines stand beneath their row
+	g.header = short.columns()
 	for r := range t.Rows {
-		values := t.values(r)
+		values := short.values(r)
+		if t.Explain {
+			g.notes = append(g.notes, notes(r))
+		}
 		cells := make([]string, len(values))
 		for i, v := range values {
 			cells[i] = v.cell()
@@ -99,11 +149,23 @@ func WriteTable(w io.Writer, t Table) error {
 	return g.write(w)
 }
 
+// notes are what stands beneath a row to explain it.
+func notes(r Row) (out []string) {
+	if r.Detail != "" {
+		out = append(out, r.Detail)
+	}
+	for _, l := range r.Proof {
+		out = append(out, visible(l.Text))
+	}
+	return out
+}
+
 // grid is cells in columns that are as wide as their widest cell.
 type grid struct {
 	header []string
 	right  []int // columns to align to the right
 	rows   [][]string
+	notes  [][]string // beneath each row, where there are any
 }
 
 func (g *grid) rightAlign(column int) {
@@ -121,8 +183,13 @@ func (g *grid) write(w io.Writer) error {
 	}
 	bw := bufio.NewWriter(w)
 	g.writeRow(bw, widths, g.header)
-	for _, row := range g.rows {
+	for i, row := range g.rows {
 		g.writeRow(bw, widths, row)
+		if i < len(g.notes) {
+			for _, note := range g.notes[i] {
+				_, _ = bw.WriteString("    | " + note + "\n")
+			}
+		}
 	}
 	return bw.Flush()
 }
