@@ -54,6 +54,7 @@ type Parser struct {
 	learnt names // logged
 	format *Format
 	fields []string
+	heads  heads
 }
 
 // NewParser makes a parser for one host's lines.

@@ -253,6 +253,10 @@ func FuzzParse(f *testing.F) {
 				continue
 			}
 			inBounds(t, &ev)
+			again := Event{}
+			if err := p.Parse(line, at, &again); err != nil || describe(&ev, nil) != describe(&again, nil) {
+				t.Errorf("read again: %s", describe(&again, err))
+			}
 			wrapped := bytes.IndexByte(line, '\\') >= 0 // an escape is resolved
 			if ev.Kind.HasID() && ev.Kind != ActionError && !wrapped && !bytes.Contains(line, []byte(ev.ID)) {
 				t.Errorf("id %q is not in the line", ev.ID)

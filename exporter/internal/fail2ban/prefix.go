@@ -50,14 +50,10 @@ func (p *Parser) prefix(line []byte, at time.Time, ev *Event) ([]byte, error) {
 // dated reads the default form, from the stamp on.
 func (p *Parser) dated(b []byte, at time.Time, ev *Event) (msg []byte, err error) {
 	rest := skipSpaces(b[stampLen+4:])
-	if len(rest) > 13 && rest[12] == ' ' && isHex(rest[:12]) {
-		ev.Thread = alias(rest[:12])
-		msg, err = p.levelled(rest[13:])
-	} else {
-		msg, err = p.named(rest, ev)
-	}
-	if err != nil {
-		return nil, err
+	if msg = p.heads.find(rest, ev); msg == nil {
+		if msg, err = p.headed(rest, ev); err != nil {
+			return nil, err
+		}
 	}
 	t, ok := p.zone.stamp(b[:stampLen+4], at) // last: another program's stamp teaches no zone
 	if !ok {
@@ -65,6 +61,54 @@ func (p *Parser) dated(b []byte, at time.Time, ev *Event) (msg []byte, err error
 	}
 	ev.Time = t
 	return msg, nil
+}
+
+// headed reads what stands between a stamp and a message.
+func (p *Parser) headed(b []byte, ev *Event) (msg []byte, err error) {
+	if len(b) > 13 && b[12] == ' ' && isHex(b[:12]) {
+		ev.Thread = alias(b[:12])
+		return p.levelled(b[13:])
+	}
+	msg, err = p.named(b, ev)
+	p.heads.keep(b, msg, ev)
+	return msg, err
+}
+
+// heads remembers what stood between the stamps and the messages of the last
+// lines: a server writes few different ones, and comparing is faster than
+// reading.
+type heads struct {
+	last [2]head
+	next int // to be replaced
+}
+
+type head struct {
+	text [48]byte // "fail2ban.actions        [32087]: NOTICE "
+	n    int
+	pid  int
+}
+
+// find gives the message after a head that is known, nil for none.
+func (h *heads) find(b []byte, ev *Event) []byte {
+	for i := range h.last {
+		if l := &h.last[i]; l.n > 0 && len(b) > l.n && string(b[:l.n]) == string(l.text[:l.n]) {
+			ev.PID = l.pid
+			return b[l.n:]
+		}
+	}
+	return nil
+}
+
+// keep remembers a head that ends in the space after its level: without that
+// the text that follows would have a say in where it ends.
+func (h *heads) keep(b, msg []byte, ev *Event) {
+	n := len(b) - len(msg) + 1
+	if len(msg) == 0 || msg[0] != ' ' || n > len(h.last[0].text) {
+		return
+	}
+	l := &h.last[h.next]
+	h.next = (h.next + 1) % len(h.last)
+	l.n, l.pid = copy(l.text[:], b[:n]), ev.PID
 }
 
 // named reads "fail2ban.actions   [pid]: LEVEL  msg", with the variants of 0.8:
