@@ -54,7 +54,9 @@ func (p *Parser) LoadState(b []byte) error {
 		z.ring[i] = int8(r.byte())
 	}
 	z.quarter = int8(r.byte())
-	z.last = r.time()
+	if z.last = r.time(); !plausible(z.last) { // zero, or damaged: years are taken from it
+		z.last = time.Time{}
+	}
 	l := lock{held: form(r.byte()), weaker: form(r.byte()), count: int(r.uint(lockLines)), since: r.int()}
 	var n names
 	for range 2 {

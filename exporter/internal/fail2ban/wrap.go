@@ -50,11 +50,13 @@ func unwrap(line []byte, fields []string) (w wrapped, ok bool) {
 
 // stamp is the wrapper's own time, zero for none.
 func (w *wrapped) stamp() time.Time {
-	if n, ok := bigInt(w.micros); ok {
-		return time.UnixMicro(n).UTC()
+	if t, ok := unixTime(w.micros, time.Microsecond); ok {
+		return t
 	}
-	t, _ := isoTime(w.time)
-	return t
+	if t, ok := isoTime(w.time); ok {
+		return t
+	}
+	return time.Time{}
 }
 
 // field takes one pair in, the first of each name.
