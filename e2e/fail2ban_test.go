@@ -28,12 +28,13 @@ const lowTime = 20 * time.Second
 
 // verdict is one row of `report events`, without its host.
 type verdict struct {
-	time                    time.Time
-	jail, id, event, causes string
+	time                   time.Time
+	jail, id, event, cause string
+	confidence             string // as reported
 }
 
 func (v verdict) String() string {
-	return fmt.Sprintf("%s %s %s by %s", v.jail, v.id, v.event, v.causes)
+	return fmt.Sprintf("%s %s %s by %s", v.jail, v.id, v.event, v.cause)
 }
 
 // effect is what a step of the script leads to: an action of one address, and
@@ -85,7 +86,7 @@ func TestRealFail2ban(t *testing.T) {
 			t.Errorf("%s: %s", kind, difference(got, file))
 		}
 		reports[kind] = columns(t, file, map[string][]string{
-			"events":   {"time", "jail", "id", "event", "cause"},
+			"events":   {"time", "jail", "id", "event", "cause", "confidence"},
 			"restores": {"jail", "id", "cause"},
 			"bans":     {"jail", "id", "origin"},
 			"restarts": {"scope", "kind", "active_before", "restored", "ended_meanwhile", "lost"},
@@ -97,7 +98,7 @@ func TestRealFail2ban(t *testing.T) {
 	trueBans := slices.DeleteFunc(rowsOf(truth, "ban"), func(row []string) bool { return row[2] == "reread" })
 	sameRows(t, "bans", reports["bans"], trueBans)
 	sameRows(t, "restarts", reports["restarts"], [][]string{
-		{long, "jail", "2", "2", "0", "0"},     // restart long
+		{long, "jail", "2", "2", "0", "0"},      // restart long
 		{"server", "clean", "3", "3", "0", "0"}, // by the client
 		{"server", "crash", "4", "4", "0", "0"}, // kill -9
 		{"server", "clean", "5", "5", "0", "0"}, // by SIGTERM
@@ -198,9 +199,11 @@ func ban(jail, id, cause string) effect { return effect{jail, id, map[string]str
 func restore(jail, id, cause string) effect {
 	return effect{jail, id, map[string]string{"restore": cause}}
 }
+
 func unban(jail, id, cause string) effect {
 	return effect{jail, id, map[string]string{"unban": cause}}
 }
+
 func race(jail, id, asBan, asRestore string) effect {
 	return effect{jail, id, map[string]string{"ban": asBan, "restore": asRestore}}
 }
@@ -257,7 +260,7 @@ func (s *script) await(effects ...effect) {
 		if i < 0 {
 			s.t.Fatalf("fail2ban did %v; the script led to %v only", a, effects)
 		}
-		s.truth = append(s.truth, verdict{a.Time, a.Jail, a.ID, event, effects[i].causes[event]})
+		s.truth = append(s.truth, verdict{time: a.Time, jail: a.Jail, id: a.ID, event: event, cause: effects[i].causes[event]})
 		effects = slices.Delete(effects, i, i+1)
 	}
 	trace, err := s.f.Trace()
@@ -307,7 +310,7 @@ func verdictsOf(t *testing.T, rows [][]string) (vs []verdict) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		vs = append(vs, verdict{at, r[1], r[2], r[3], r[4]})
+		vs = append(vs, verdict{at, r[1], r[2], r[3], r[4], r[5]})
 	}
 	return vs
 }
@@ -315,7 +318,7 @@ func verdictsOf(t *testing.T, rows [][]string) (vs []verdict) {
 func rowsOf(vs []verdict, event string) (rows [][]string) {
 	for _, v := range vs {
 		if v.event == event {
-			rows = append(rows, []string{v.jail, v.id, v.causes})
+			rows = append(rows, []string{v.jail, v.id, v.cause})
 		}
 	}
 	return rows
