@@ -102,7 +102,8 @@ type Event struct {
 	// time the log shipper gave the entry.
 	Time time.Time
 	Kind Kind
-	// Jail is empty where the line names none (settings, server lines).
+	// Jail is empty where the line names none (settings, server lines, user
+	// formats without one).
 	Jail string
 	// ID is what stands where an address stands: usually an address, but any
 	// text is possible (F-ID).
@@ -129,4 +130,6 @@ type Event struct {
 	// Detail is the rest by Kind: the ignore's source, the action's name, the
 	// watched file.
 	Detail string
+	// Host and Service are what a user's format names beside the rest.
+	Host, Service string
 }

@@ -34,19 +34,41 @@ type Options struct {
 	// Newest is the newest time that a line may bear: what the year of
 	// traditional syslog stamps, which tell none, is taken from in files.
 	Newest time.Time
+	// Format is the form of the lines where it is a user's own; nil for the
+	// known ones, which are told apart by themselves.
+	Format *Format
+	// MessageFields are the fields of JSON and logfmt that may hold the line;
+	// nil for DefaultMessageFields.
+	MessageFields []string
+	// Jails are names of jails, needed only for such as hold "] ".
+	Jails []string
 }
 
-// Parser reads the lines of one stream. It keeps nothing between lines but
-// what tells times: the zone it inferred and the last time it saw.
+// Parser reads the lines of one stream. Between lines it keeps the zone that
+// it inferred, the last time it saw, the form that the stream comes in and the
+// names of its jails: see AppendState.
 type Parser struct {
-	zone     zone
-	prefixed bool // the stream has shown lines with a prefix: bare messages are continuations
+	zone   zone
+	lock   lock
+	given  names // configured
+	learnt names // logged
+	format *Format
+	fields []string
 }
 
 // NewParser makes a parser for one host's lines.
 func NewParser(o Options) *Parser {
-	p := &Parser{}
+	p := &Parser{format: o.Format, fields: o.MessageFields}
 	p.zone.fixed, p.zone.newest = o.Location, o.Newest
+	if p.fields == nil {
+		p.fields = DefaultMessageFields
+	}
+	if p.format != nil && p.format.zone != nil {
+		p.zone.fixed = p.format.zone
+	}
+	for _, jail := range o.Jails {
+		p.given.add(jail)
+	}
 	return p
 }
 
@@ -58,15 +80,82 @@ func NewParser(o Options) *Parser {
 // those that it seems to have written but that cannot be read.
 func (p *Parser) Parse(line []byte, at time.Time, ev *Event) error {
 	*ev = Event{Time: at}
+	whole := line
 	if len(line) > MaxLine {
 		line = line[:MaxLine]
 	}
 	line = trimEnd(line)
+	err := p.strong(line, at, ev)
+	if err == nil {
+		p.lock.admit(formPrefixed, at)
+		return nil
+	}
+	if p.format == nil && !errors.Is(err, ErrForeign) {
+		return err
+	}
+	if weak := p.weak(line, whole, at, ev); !errors.Is(weak, ErrForeign) {
+		return weak
+	}
+	return err
+}
+
+// strong reads a line with a prefix, or one in the user's own form.
+func (p *Parser) strong(line []byte, at time.Time, ev *Event) error {
+	if p.format != nil {
+		return p.format.parse(p, line, at, ev)
+	}
 	msg, err := p.prefix(line, at, ev)
 	if err != nil {
 		return err
 	}
 	return p.message(msg, ev)
+}
+
+// weak reads a line that others can forge more easily: one that a shipper
+// wrapped, or journald's bare message. What is refused teaches nothing.
+func (p *Parser) weak(line, whole []byte, at time.Time, ev *Event) error {
+	if line = skipSpaces(line); len(line) == 0 {
+		return ErrForeign
+	}
+	*ev = Event{Time: at}
+	if w, ok := unwrap(trimEnd(skipSpaces(whole[:min(len(whole), MaxWrapped)])), p.fields); ok {
+		return p.unwrapped(&w, at, ev)
+	}
+	if p.format != nil || at.IsZero() || !bare(line) || !p.lock.admit(formBare, at) {
+		return ErrForeign
+	}
+	return p.message(line, ev)
+}
+
+// unwrapped reads what a wrapped line holds. Where the entry has no time, the
+// wrapper's counts.
+func (p *Parser) unwrapped(w *wrapped, at time.Time, ev *Event) error {
+	near := at
+	if near.IsZero() {
+		near = w.stamp()
+	}
+	ev.Time = near
+	zone, learnt := p.zone, p.learnt
+	msg := trimEnd(w.message[:min(len(w.message), MaxLine)])
+	f, err := formWrapped, p.strong(msg, near, ev)
+	if errors.Is(err, ErrForeign) && p.format == nil && bare(msg) {
+		*ev = Event{Time: near}
+		f, err = formWrappedBare, p.message(msg, ev)
+	}
+	if err != nil && f < p.lock.held || err == nil && !p.lock.admit(f, at) {
+		err = ErrForeign
+	}
+	if err != nil {
+		p.zone, p.learnt = zone, learnt
+		return err
+	}
+	if len(w.thread) > 0 {
+		ev.Thread = alias(w.thread)
+	}
+	if pid, ok := leadingInt(w.pid); ok && ev.PID == 0 {
+		ev.PID = pid
+	}
+	return nil
 }
 
 // message reads what follows the prefix, by its first byte.
@@ -83,55 +172,12 @@ func (p *Parser) message(m []byte, ev *Event) error {
 	case 'R', 'A':
 		reloadOrWatch(m, ev)
 	case 'C', 'S', 'E', 'N', 'F':
-		return serverMessage(m, ev)
+		serverMessage(m, ev)
 	case 'b', 'f', 'm':
 		setting(m, ev)
 	}
-	return nil
-}
-
-// verbs that follow "[jail] ", longest first where one begins another.
-var verbs = []struct {
-	text string
-	kind Kind
-}{
-	{"Found ", Found},
-	{"Ban ", Ban},
-	{"Unban ", Unban},
-	{"Restore Ban ", RestoreBan},
-	{"Repeal Ban ", RepealBan},
-	{"Increase Ban ", IncreaseBan},
-	{"Ignore ", Ignore},
-	{"Attempt ", Attempt},
-	{"Reban ", Reban},
-	{"IP ", IsBad},
-	{"Flush ticket(s) with ", Flush},
-}
-
-// jailMessage reads "[jail] verb rest". The jail ends at the first "] ": an id
-// further right can look like anything without forging a jail or a verb.
-func (p *Parser) jailMessage(m []byte, ev *Event) error {
-	end := bytes.Index(m, []byte("] "))
-	if end < 2 || end > MaxJail {
-		return nil
-	}
-	jail, rest := m[1:end], m[end+2:]
-	for i := range verbs {
-		v := &verbs[i]
-		if len(rest) < len(v.text) || rest[0] != v.text[0] || string(rest[:len(v.text)]) != v.text {
-			continue
-		}
-		ev.Jail, ev.Kind = alias(jail), v.kind
-		return p.idMessage(rest[len(v.text):], ev)
-	}
-	const already, absent = " already banned", " is not banned"
-	switch {
-	case bytes.HasSuffix(rest, []byte(already)):
-		ev.Jail, ev.Kind = alias(jail), AlreadyBanned
-		return setID(rest[:len(rest)-len(already)], ev)
-	case bytes.HasSuffix(rest, []byte(absent)):
-		ev.Jail, ev.Kind = alias(jail), NotBanned
-		return setID(rest[:len(rest)-len(absent)], ev)
+	if ev.Jail != "" && ev.Kind != ReloadJail { // that one quotes what a client asked for
+		p.learnt.add(ev.Jail)
 	}
 	return nil
 }
@@ -250,6 +296,9 @@ func address(id string) netip.Prefix {
 	if len(id) > 43 || len(id) < 2 {
 		return netip.Prefix{}
 	}
+	if a, ok := ipv4(id); ok {
+		return netip.PrefixFrom(a, 32)
+	}
 	slash, colon, dots := -1, false, 0
 	for i := range len(id) {
 		switch c := id[i]; {
@@ -281,28 +330,52 @@ func address(id string) netip.Prefix {
 	return netip.PrefixFrom(a, a.BitLen())
 }
 
+// ipv4 reads the addresses that nearly all ids are: four numbers without
+// leading zeros.
+func ipv4(id string) (netip.Addr, bool) {
+	var a [4]byte
+	part, n, length := 0, 0, 0
+	for i := range len(id) {
+		c := id[i]
+		if c == '.' {
+			if length == 0 || part == 3 {
+				return netip.Addr{}, false
+			}
+			a[part] = byte(n)
+			part, n, length = part+1, 0, 0
+			continue
+		}
+		if c < '0' || c > '9' || length > 0 && n == 0 {
+			return netip.Addr{}, false
+		}
+		length++
+		if n = n*10 + int(c-'0'); n > 255 {
+			return netip.Addr{}, false
+		}
+	}
+	a[3] = byte(n)
+	return netip.AddrFrom4(a), part == 3 && length > 0
+}
+
 // jailLifecycle reads "Jail 'J' started|stopped|reloaded".
 func jailLifecycle(m []byte, ev *Event) {
-	rest, ok := bytes.CutPrefix(m, []byte("Jail "))
-	if !ok {
+	m = trimEnd(m)
+	for _, end := range jailEnds {
+		rest, ok := bytes.CutSuffix(m, end.text)
+		if !ok || !bytes.HasPrefix(rest, []byte("Jail ")) {
+			continue
+		}
+		if name, ok := literal(rest[len("Jail "):]); ok {
+			ev.Kind, ev.Jail = end.kind, name
+		}
 		return
 	}
-	name, rest, ok := quoted(rest)
-	if !ok {
-		return
-	}
-	switch string(skipSpaces(rest)) {
-	case "started":
-		ev.Kind = JailStarted
-	case "stopped":
-		ev.Kind = JailStopped
-	case "reloaded":
-		ev.Kind = JailReloaded
-	default:
-		return
-	}
-	ev.Jail = name
 }
+
+var jailEnds = []struct {
+	text []byte
+	kind Kind
+}{{[]byte(" started"), JailStarted}, {[]byte(" stopped"), JailStopped}, {[]byte(" reloaded"), JailReloaded}}
 
 func reloadOrWatch(m []byte, ev *Event) {
 	switch {
@@ -312,7 +385,7 @@ func reloadOrWatch(m []byte, ev *Event) {
 		ev.Kind = ReloadFinished
 	case bytes.HasPrefix(m, []byte("Reload jail ")):
 		rest := m[len("Reload jail "):]
-		if name, tail, ok := quoted(rest); ok && len(tail) == 0 {
+		if name, ok := literal(rest); ok {
 			ev.Kind, ev.Jail = JailReloading, name
 		} else if len(rest) <= MaxJail {
 			ev.Kind, ev.Jail = ReloadJail, alias(rest)
@@ -340,10 +413,10 @@ func watched(b []byte) string {
 	return alias(b[:min(len(b), MaxID)])
 }
 
-func serverMessage(m []byte, ev *Event) error {
+func serverMessage(m []byte, ev *Event) {
 	switch {
 	case bytes.HasPrefix(m, []byte("Creating new jail ")):
-		if name, _, ok := quoted(m[len("Creating new jail "):]); ok {
+		if name, ok := literal(m[len("Creating new jail "):]); ok {
 			ev.Kind, ev.Jail = JailCreated, name
 		}
 	case bytes.HasPrefix(m, []byte("Starting Fail2ban v")):
@@ -373,7 +446,6 @@ func serverMessage(m []byte, ev *Event) error {
 	case bytes.HasPrefix(m, []byte("Set ")):
 		legacySetting(m[len("Set "):], ev)
 	}
-	return nil
 }
 
 // LegacyVersion tells the versions 0.8 and 0.9, which print restored bans as
@@ -382,21 +454,18 @@ func LegacyVersion(v string) bool {
 	return len(v) >= 3 && (v[:3] == "0.8" || v[:3] == "0.9")
 }
 
-// actionError reads "'J' action 'A' info '...': reason".
+// actionError reads "'J' action 'A' info '...': reason". The names are quoted
+// by hand, so a quote in them stands as it is.
 func actionError(m []byte, ev *Event) {
-	jail, rest, ok := quoted(m)
+	jail, rest, ok := bytes.Cut(bytes.TrimPrefix(m, []byte("'")), []byte("' action '"))
+	if !ok || len(jail) == 0 || len(jail) > MaxJail {
+		return
+	}
+	action, rest, ok := bytes.Cut(rest, []byte("'"))
 	if !ok {
 		return
 	}
-	rest, ok = bytes.CutPrefix(rest, []byte(" action "))
-	if !ok {
-		return
-	}
-	action, rest, ok := quoted(rest)
-	if !ok {
-		return
-	}
-	ev.Kind, ev.Jail, ev.Detail = ActionError, jail, action
+	ev.Kind, ev.Jail, ev.Detail = ActionError, alias(jail), alias(action)
 	// the info is a Python object that names the id; take it where it is plain
 	if _, tail, found := bytes.Cut(rest, []byte("'ip': '")); found {
 		if id, _, found := bytes.Cut(tail, []byte("'")); found && len(id) > 0 && len(id) <= MaxID {
@@ -449,19 +518,6 @@ func settingSeconds(b []byte, k Kind, ev *Event) {
 	if n < 0 {
 		ev.BanTime = Permanent
 	}
-}
-
-// quoted takes a Python string literal from the front: 'x' or, where the text
-// holds a quote, "x". 0.8 and 0.9 print jail names so by hand.
-func quoted(b []byte) (text string, rest []byte, ok bool) {
-	if len(b) < 2 || b[0] != '\'' && b[0] != '"' {
-		return "", b, false
-	}
-	end := bytes.IndexByte(b[1:], b[0])
-	if end < 1 || end > MaxID {
-		return "", b, false
-	}
-	return alias(b[1 : 1+end]), b[end+2:], true
 }
 
 // spelledDuration reads "4m", "1m 20s", "13.34s", "1d 2h", "3w".
@@ -541,10 +597,11 @@ func leadingInt(b []byte) (int, bool) {
 }
 
 func skipSpaces(b []byte) []byte {
-	for len(b) > 0 && b[0] == ' ' {
-		b = b[1:]
+	i := 0
+	for i < len(b) && b[i] == ' ' {
+		i++
 	}
-	return b
+	return b[i:]
 }
 
 func trimEnd(b []byte) []byte {

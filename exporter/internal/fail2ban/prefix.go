@@ -19,7 +19,8 @@ const stampLen = 19
 //	Nov 22 21:16:56 web-1 fail2ban.actions[27460]: NOTICE msg              syslog, traditional
 //	2026-11-22T21:16:56.461295+01:00 web-1 fail2ban.actions[27460]: msg    syslog, ISO
 //	<29>1 2026-11-22T21:16:56.461295+01:00 web-1 fail2ban.actions 27460 - -  NOTICE msg   RFC 5424
-//	[sshd] Ban 192.0.2.1                                                   journald's MESSAGE
+//
+// Anything else is foreign, to be looked at as a weaker form.
 func (p *Parser) prefix(line []byte, at time.Time, ev *Event) ([]byte, error) {
 	if len(line) > stampLen+4 && line[4] == '-' && line[10] == ' ' && line[stampLen] == ',' {
 		return p.dated(line, at, ev)
@@ -42,25 +43,28 @@ func (p *Parser) prefix(line []byte, at time.Time, ev *Event) ([]byte, error) {
 		return p.traditional(b, at, ev)
 	case len(b) > 20 && b[4] == '-' && b[10] == 'T':
 		return p.iso(b, ev)
-	case p.prefixed || at.IsZero():
-		return nil, ErrForeign
 	}
-	return bare(line)
+	return nil, ErrForeign
 }
 
 // dated reads the default form, from the stamp on.
-func (p *Parser) dated(b []byte, at time.Time, ev *Event) ([]byte, error) {
-	t, ok := p.zone.stamp(b[:stampLen+4], at)
+func (p *Parser) dated(b []byte, at time.Time, ev *Event) (msg []byte, err error) {
+	rest := skipSpaces(b[stampLen+4:])
+	if len(rest) > 13 && rest[12] == ' ' && isHex(rest[:12]) {
+		ev.Thread = alias(rest[:12])
+		msg, err = p.levelled(rest[13:])
+	} else {
+		msg, err = p.named(rest, ev)
+	}
+	if err != nil {
+		return nil, err
+	}
+	t, ok := p.zone.stamp(b[:stampLen+4], at) // last: another program's stamp teaches no zone
 	if !ok {
 		return nil, ErrForeign
 	}
 	ev.Time = t
-	rest := skipSpaces(b[stampLen+4:])
-	if len(rest) > 13 && rest[12] == ' ' && isHex(rest[:12]) {
-		ev.Thread = alias(rest[:12])
-		return p.levelled(rest[13:])
-	}
-	return p.named(rest, ev)
+	return msg, nil
 }
 
 // named reads "fail2ban.actions   [pid]: LEVEL  msg", with the variants of 0.8:
@@ -76,18 +80,19 @@ func (p *Parser) named(b []byte, ev *Event) ([]byte, error) {
 	rest := skipSpaces(b[i:])
 	if len(rest) > 0 && rest[0] == '[' {
 		pid, ok := leadingInt(rest[1:])
-		end := bytes.IndexByte(rest, ']')
-		if !ok || end < 2 {
+		end := 1
+		for end < len(rest) && rest[end] != ']' {
+			end++
+		}
+		if !ok || end == len(rest) {
 			return nil, ErrUnparsed
 		}
 		ev.PID, rest = pid, rest[end+1:]
 	}
-	rest, ok := bytes.CutPrefix(rest, []byte(":"))
-	if !ok {
+	if len(rest) == 0 || rest[0] != ':' {
 		return nil, ErrUnparsed
 	}
-	p.prefixed = true
-	rest = skipSpaces(rest)
+	rest = skipSpaces(rest[1:])
 	if startsFail2ban(rest) && len(rest) > 8 && rest[8] == '.' {
 		return p.named(rest, ev) // systemd's capture of stdout: fail2ban-server[1]: fail2ban.actions [1]: ...
 	}
@@ -96,17 +101,19 @@ func (p *Parser) named(b []byte, ev *Event) ([]byte, error) {
 
 // levelled cuts the level, where one stands there.
 func (p *Parser) levelled(b []byte) ([]byte, error) {
-	p.prefixed = true
 	b = skipSpaces(b)
 	i := 0
-	for i < len(b) && (b[i] >= 'A' && b[i] <= 'Z' || b[i] >= '0' && b[i] <= '9' || b[i] == '#' || b[i] == '-' || b[i] == '.') {
+	for i < len(b) && i <= maxLevel && b[i] != ' ' {
 		i++
 	}
-	if i < 3 || i < len(b) && b[i] != ' ' || !isLevel(b[:i]) {
+	if i < 3 || i > maxLevel || !isLevel(b[:i]) {
 		return b, nil // journalctl's short form: the bare message follows
 	}
 	return b[i:], nil
 }
+
+// maxLevel is the length of the longest level, CRITICAL, and of "#09-Lev.".
+const maxLevel = 8
 
 func isLevel(b []byte) bool {
 	switch string(b) {
@@ -222,16 +229,16 @@ func (p *Parser) afterProgram(b []byte, ev *Event) ([]byte, error) {
 	return p.levelled(b)
 }
 
-// bare takes journald's MESSAGE, which has no prefix at all, if it is one of
-// the messages that begin like fail2ban's.
-func bare(line []byte) ([]byte, error) {
-	b := skipSpaces(line)
+// bare tells whether a line begins like one of fail2ban's messages, which is
+// all that journald's MESSAGE holds.
+func bare(b []byte) bool {
+	b = skipSpaces(b)
 	for _, lead := range bareLeads {
 		if bytes.HasPrefix(b, lead) {
-			return b, nil
+			return true
 		}
 	}
-	return nil, ErrForeign
+	return false
 }
 
 var bareLeads = [][]byte{

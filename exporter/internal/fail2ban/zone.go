@@ -26,6 +26,9 @@ type zone struct {
 	last   time.Time
 }
 
+// maxQuarters is the largest offset of a zone, 16 hours.
+const maxQuarters = 64
+
 // stamp reads "YYYY-MM-DD HH:MM:SS,mmm".
 func (z *zone) stamp(b []byte, at time.Time) (time.Time, bool) {
 	ms, ok := digits(b[stampLen+1:], 3)
@@ -36,7 +39,7 @@ func (z *zone) stamp(b []byte, at time.Time) (time.Time, bool) {
 	if at.IsZero() {
 		near = z.last
 	} else if z.fixed == nil {
-		z.learn(b[:stampLen], at)
+		z.learnStamp(b[:stampLen], at)
 	}
 	sec, ok := z.seconds(b, near)
 	if !ok {
@@ -114,16 +117,12 @@ func sameWall(a, b time.Time) bool {
 	return a.Hour() == b.Hour() && a.Minute() == b.Minute() && a.Day() == b.Day()
 }
 
-// learn takes one entry's difference into the median.
-func (z *zone) learn(b []byte, at time.Time) {
-	wall, ok := wallMinute(b)
-	if !ok {
-		return
-	}
-	s, _ := digits(b[17:], 2)
-	diff := wall.Add(time.Duration(s) * time.Second).Sub(at)
+// learn takes one entry's difference into the median. wall is the stamp read
+// as if it were UTC.
+func (z *zone) learn(wall, at time.Time) {
+	diff := wall.Sub(at)
 	q := int64(diff.Round(15*time.Minute) / (15 * time.Minute))
-	if q < -64 || q > 64 { // more than 16 hours: no zone, an old line shipped late
+	if q < -maxQuarters || q > maxQuarters { // no zone, an old line shipped late
 		return
 	}
 	z.ring[z.seen%len(z.ring)] = int8(q)
@@ -134,6 +133,13 @@ func (z *zone) learn(b []byte, at time.Time) {
 	if m := z.median(); m != z.quarter {
 		z.quarter = m
 		z.minute = [16]byte{}
+	}
+}
+
+func (z *zone) learnStamp(b []byte, at time.Time) {
+	if wall, ok := wallMinute(b); ok {
+		s, _ := digits(b[17:], 2)
+		z.learn(wall.Add(time.Duration(s)*time.Second), at)
 	}
 }
 
