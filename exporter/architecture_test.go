@@ -26,7 +26,7 @@ var mayImport = map[string][]string{
 	"config":    nil,
 	"publish":   {"correlate", "offender", "loki", "fail2ban"},
 	"pipeline":  {"correlate", "offender", "fail2ban"},
-	"main":      {"config", "loki", "publish", "pipeline", "correlate", "offender"},
+	"main":      {"config", "loki", "publish", "pipeline", "correlate", "offender", "fail2ban"},
 }
 
 // pure packages know no clock, IO, goroutine, log or Prometheus: these imports

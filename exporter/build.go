@@ -17,7 +17,7 @@ import (
 const defaultConfigFile = "/etc/fail2ban-loki-exporter/config.yaml"
 
 func loadConfig(c *common) (*config.Config, error) {
-	return config.LoadFile(c.configFile, c.expandEnv, config.Validators{Query: loki.ValidateQuery})
+	return config.LoadFile(c.configFile, c.expandEnv, config.Validators{Query: loki.ValidateQuery, Format: checkFormat})
 }
 
 // newLokiClient makes the client that reads a source. self, where given, counts

@@ -69,7 +69,7 @@ func (k *checkCommand) run(ctx context.Context, log *slog.Logger, std stdio) err
 		default:
 			line := newLokiSource(s, client).line(newest)
 			fmt.Fprintf(std.err, "source %s: %s answers; newest line %s ago, of host %q\n", s.Name, client.Address(), model.Duration(now.Sub(newest.Time).Round(time.Second)), line.Host)
-			if line.Unnamed {
+			if line.Unnamed && !namesHost(cfg, s) {
 				errs = append(errs, fmt.Errorf("source %s: no label of a stream names its host; its labels are %s: set sources[%d].host_labels", s.Name, newest.Stream.Key, i))
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
+	"fail2ban-loki-exporter/exporter/internal/fail2ban"
 	"fail2ban-loki-exporter/exporter/internal/offender"
 	"fail2ban-loki-exporter/exporter/internal/pipeline"
 	"fail2ban-loki-exporter/exporter/internal/publish"
@@ -41,6 +42,7 @@ type reportCommand struct {
 	top            int
 	noColor        bool
 	failOnUnparsed bool
+	lineFormat     string
 }
 
 func addReport(app *kingpin.Application, c *common, commands map[string]command) {
@@ -48,6 +50,7 @@ func addReport(app *kingpin.Application, c *common, commands map[string]command)
 	cmd := app.Command("report", "One report, from log files or, where none is named, from Loki. Kinds: "+strings.Join(reportKinds, ", ")+".")
 	cmd.Arg("kind-and-files", "The kind (default summary) and log files of one host; - is standard input.").StringsVar(&r.args)
 	cmd.Flag("input", "A log file of a host, as [HOST=]FILE; may be repeated, patterns are expanded.").StringsVar(&r.inputs)
+	cmd.Flag("line-format", "Form of the lines in files: the name of one of the configuration's formats, or a pattern like '<time> - <action> - <ip> - <jail>'.").StringVar(&r.lineFormat)
 	cmd.Flag("from", "Beginning, as RFC 3339 or now-7d.").StringVar(&r.from)
 	cmd.Flag("to", "End, as RFC 3339 or now.").StringVar(&r.to)
 	cmd.Flag("timezone", "Zone of the stamps in files.").Default("Local").StringVar(&r.timezone)
@@ -76,6 +79,9 @@ func (r *reportCommand) run(ctx context.Context, log *slog.Logger, std stdio) er
 	}
 	job := &reportJob{kind: kind, from: from, to: to, now: now, log: log, board: pipeline.NewBoard(offender.Options{}), top: r.top}
 	inputs := slices.Concat(files, r.inputs)
+	if len(inputs) == 0 && r.lineFormat != "" {
+		return usageError{errors.New("--line-format is for files; a source of Loki has its `format` in the configuration")}
+	}
 	if len(inputs) > 0 {
 		err = r.readFiles(ctx, job, inputs, std.in)
 	} else {
@@ -117,14 +123,19 @@ func (r *reportCommand) readFiles(ctx context.Context, job *reportJob, inputs []
 	for _, in := range inputs {
 		parsed = append(parsed, pipeline.ParseInput(in))
 	}
-	files, err := pipeline.OpenFiles(parsed, stdin, zone, job.now)
+	format, err := r.fileFormat()
+	if err != nil {
+		return err
+	}
+	parser := fail2ban.Options{Location: zone, Newest: job.now, Format: format}
+	files, err := pipeline.OpenFiles(parsed, stdin, parser)
 	if err != nil {
 		return err
 	}
 	for _, n := range files.Notices {
 		job.log.Warn(n)
 	}
-	part := job.part("files", correlate.Options{}, func(string) *time.Location { return zone })
+	part := job.part("files", correlate.Options{}, parser, func(string) *time.Location { return zone })
 	if err := part.feed.Read(ctx, files, job.from, job.to); err != nil {
 		return err
 	}
@@ -155,6 +166,10 @@ func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 		if err != nil {
 			return err
 		}
+		parser, err := parserOptions(cfg, s)
+		if err != nil {
+			return err
+		}
 		from, to := job.from, job.to
 		if to.IsZero() {
 			to = job.now
@@ -162,7 +177,7 @@ func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 		if from.IsZero() {
 			from = to.Add(-time.Duration(s.Lookback))
 		}
-		part := job.part(s.Name, correlateOptions(cfg), zone)
+		part := job.part(s.Name, correlateOptions(cfg), parser, zone)
 		if err := part.feed.Read(ctx, newLokiSource(s, client), from, to); err != nil {
 			return fmt.Errorf("source %s: %w", s.Name, err)
 		}
@@ -223,11 +238,11 @@ type reportPart struct {
 	zone     func(string) *time.Location
 }
 
-func (j *reportJob) part(name string, o correlate.Options, zone func(string) *time.Location) *reportPart {
+func (j *reportJob) part(name string, o correlate.Options, parser fail2ban.Options, zone func(string) *time.Location) *reportPart {
 	o.Events, o.Rows = j.kind == publish.KindEvents, true
 	p := &reportPart{name: name, zone: zone}
 	p.feed = pipeline.NewFeed(pipeline.FeedOptions{
-		Correlate: o, Zone: zone, Newest: j.now, From: j.from, To: j.to, Board: j.board,
+		Correlate: o, Parser: parser, Zone: zone, Newest: j.now, From: j.from, To: j.to, Board: j.board,
 		Count: func(string) { p.lines++ },
 		Unparsed: func(l pipeline.Line) {
 			if j.unparsed++; j.unparsed == 1 {

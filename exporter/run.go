@@ -145,6 +145,10 @@ func (d *daemon) addSource(i int, once bool) error {
 	if err != nil {
 		return err
 	}
+	parser, err := parserOptions(d.cfg, s)
+	if err != nil {
+		return err
+	}
 	sinks, err := d.sinksOf(s.Name)
 	if err != nil {
 		return err
@@ -153,7 +157,7 @@ func (d *daemon) addSource(i int, once bool) error {
 	o.Open = len(sinks) > 0
 	samples := newSampler(d.log)
 	feed := pipeline.NewFeed(pipeline.FeedOptions{
-		Correlate: o, Zone: zone, Newest: time.Now(), Board: d.board,
+		Correlate: o, Parser: parser, Zone: zone, Newest: time.Now(), Board: d.board,
 		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
 		Unparsed: samples.unparsed,
 	})

@@ -22,12 +22,13 @@ type lokiSource struct {
 	name       string
 	query      string
 	hostLabels []string
+	jailLabel  string
 
 	lines map[*loki.Stream]pipeline.Line // what is the same for all lines of a stream
 }
 
 func newLokiSource(c *config.Source, client *loki.Client) *lokiSource {
-	return &lokiSource{client: client, name: c.Name, query: c.Query, hostLabels: c.HostLabels}
+	return &lokiSource{client: client, name: c.Name, query: c.Query, hostLabels: c.HostLabels, jailLabel: c.JailLabel}
 }
 
 // Lines implements pipeline.Source.
@@ -53,26 +54,52 @@ func (s *lokiSource) line(e loki.Entry) pipeline.Line {
 		s.lines[e.Stream] = l
 	}
 	l.At, l.Text = e.Time, e.Line
-	if v := e.Metadata["THREAD_NAME"]; v != "" {
+	if len(e.Metadata) == 0 {
+		return l
+	}
+	if v := firstOf(e.Metadata, threadNames); v != "" {
 		l.Thread = v
 	}
-	if v := e.Metadata["_PID"]; v != "" {
+	if v := firstOf(e.Metadata, pidNames); v != "" {
 		l.PID, _ = strconv.Atoi(v)
+	}
+	if v := e.Metadata[s.jailLabel]; v != "" {
+		l.Jail = v
 	}
 	return l
 }
 
-// describe reads a stream's labels.
-func (s *lokiSource) describe(st *loki.Stream) pipeline.Line {
-	l := pipeline.Line{Stream: st.Key, Own: st.Labels["job"] == publish.Job, Thread: st.Labels["THREAD_NAME"]}
-	l.PID, _ = strconv.Atoi(st.Labels["_PID"])
-	for _, label := range s.hostLabels {
-		if v := st.Labels[label]; v != "" {
-			l.Host = v
-			return l
+// What shippers call the fields that journald keeps of a line's writer, in the
+// structured metadata or the labels, the best first: journald's own names (as
+// journalctl and Vector have them), those of Promtail's and Alloy's pipeline
+// stages, and those of their journal targets ("__journal_" and the field in
+// lower case), which a relabelling keeps in many spellings. journald's PRIORITY
+// is not read under any name: no rule needs a line's level.
+var (
+	threadNames = []string{"THREAD_NAME", "thread_name", "__journal_thread_name", "journal_thread_name", "_journal_thread_name"}
+	pidNames    = []string{"_PID", "pid", "__journal__pid", "journal__pid", "journal_pid", "_pid"}
+)
+
+// firstOf gives the first value there is.
+func firstOf(labels map[string]string, names []string) string {
+	for _, name := range names {
+		if v := labels[name]; v != "" {
+			return v
 		}
 	}
-	l.Host, l.Unnamed = s.name, true
+	return ""
+}
+
+// describe reads a stream's labels.
+func (s *lokiSource) describe(st *loki.Stream) pipeline.Line {
+	l := pipeline.Line{
+		Stream: st.Key, Own: st.Labels["job"] == publish.Job, Thread: firstOf(st.Labels, threadNames), Jail: st.Labels[s.jailLabel],
+		Host: firstOf(st.Labels, s.hostLabels),
+	}
+	l.PID, _ = strconv.Atoi(firstOf(st.Labels, pidNames))
+	if l.Host == "" {
+		l.Host, l.Unnamed = s.name, true
+	}
 	return l
 }
 

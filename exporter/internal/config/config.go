@@ -27,6 +27,7 @@ import (
 type Config struct {
 	Sources   []Source  `yaml:"sources"`
 	Clients   []Client  `yaml:"clients,omitempty"`
+	Formats   []Format  `yaml:"formats,omitempty"`
 	Correlate Correlate `yaml:"correlate"`
 	Offenders Offenders `yaml:"offenders"`
 	Metrics   Metrics   `yaml:"metrics"`
@@ -39,6 +40,10 @@ type Source struct {
 	TenantID     string            `yaml:"tenant_id,omitempty"`
 	Query        string            `yaml:"query"`
 	HostLabels   []string          `yaml:"host_labels"`
+	JailLabel    string            `yaml:"jail_label,omitempty"`
+	Format       string            `yaml:"format"`
+	Fields       []string          `yaml:"message_fields"`
+	Jails        []string          `yaml:"jails,omitempty"`
 	Timezone     string            `yaml:"timezone"`
 	Timezones    map[string]string `yaml:"timezones,omitempty"`
 	Lookback     model.Duration    `yaml:"lookback"`
@@ -63,6 +68,15 @@ type Client struct {
 	ExternalLabels map[string]string `yaml:"external_labels,omitempty"`
 
 	HTTP promconfig.HTTPClientConfig `yaml:",inline"`
+}
+
+// Format is a user's own form of lines.
+type Format struct {
+	Name       string `yaml:"name"`
+	Pattern    string `yaml:"pattern,omitempty"`
+	Regexp     string `yaml:"regexp,omitempty"`
+	TimeFormat string `yaml:"time_format"`
+	Timezone   string `yaml:"timezone"`
 }
 
 // Backoff is how requests are tried again, in Promtail's words.
@@ -103,7 +117,20 @@ type Metrics struct {
 type Validators struct {
 	// Query says what is wrong with a LogQL query.
 	Query func(string) error
+	// Format says what is wrong with a format and which of its keys it is.
+	Format func(Format) (key string, err error)
 }
+
+// AutoFormat names the forms that are known without a format.
+const AutoFormat = "auto"
+
+// Limits of what a source's lists may hold: the parser keeps them for each
+// stream.
+const (
+	maxFields = 32
+	maxJails  = 64
+	maxName   = 256
+)
 
 // The defaults.
 var (
@@ -118,13 +145,15 @@ var (
 	DefaultSource = Source{
 		Name: "loki", URL: mustURL("http://localhost:3100"), Query: `{job="fail2ban"}`,
 		HostLabels: []string{"host", "hostname", "nodename", "node_name", "node", "instance"},
-		Timezone:   "auto", Lookback: days(30), Lag: model.Duration(10 * time.Second), PollInterval: model.Duration(15 * time.Second),
+		Format:     AutoFormat, Fields: []string{"message", "msg", "log", "line", "MESSAGE", "body", "_entry"},
+		Timezone: "auto", Lookback: days(30), Lag: model.Duration(10 * time.Second), PollInterval: model.Duration(15 * time.Second),
 		MaxLateness: model.Duration(time.Hour), PageSize: 5000, Timeout: model.Duration(time.Minute),
 		Backoff: DefaultBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
 	}
 	DefaultClient = Client{
 		BatchSize: 1 << 20, Timeout: model.Duration(10 * time.Second), Backoff: DefaultClientBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
 	}
+	DefaultFormat    = Format{TimeFormat: "auto", Timezone: "auto"}
 	DefaultCorrelate = Correlate{
 		OrderWindow: model.Duration(2 * time.Second), LostSettle: model.Duration(2 * time.Minute), FailedAgainWindow: model.Duration(10 * time.Minute),
 		PrematureWindow: days(1), ExpiryTolerance: model.Duration(time.Second), ExpectedEndGrace: model.Duration(5 * time.Minute),
@@ -273,6 +302,7 @@ func expand(text []byte, lookup func(string) (string, bool)) []byte {
 func (s *Source) UnmarshalYAML(unmarshal func(any) error) error {
 	*s = DefaultSource
 	s.HostLabels = slices.Clone(DefaultSource.HostLabels)
+	s.Fields = slices.Clone(DefaultSource.Fields)
 	type plain Source
 	return unmarshal((*plain)(s))
 }
@@ -282,6 +312,13 @@ func (c *Client) UnmarshalYAML(unmarshal func(any) error) error {
 	*c = DefaultClient
 	type plain Client
 	return unmarshal((*plain)(c))
+}
+
+// UnmarshalYAML sets the defaults first.
+func (f *Format) UnmarshalYAML(unmarshal func(any) error) error {
+	*f = DefaultFormat
+	type plain Format
+	return unmarshal((*plain)(f))
 }
 
 // UnmarshalYAML sets the defaults first.
@@ -316,6 +353,9 @@ func (c *Config) validate(v Validators) error {
 	if len(c.Sources) == 0 {
 		return errors.New("sources: there is none; name at least one Loki to read, see config.example.yaml")
 	}
+	if err := c.validateFormats(v); err != nil {
+		return err
+	}
 	names := map[string]int{}
 	for i := range c.Sources {
 		at := fmt.Sprintf("sources[%d]", i)
@@ -327,6 +367,9 @@ func (c *Config) validate(v Validators) error {
 			return fmt.Errorf("%s.name: %q is the name of sources[%d] already; each source needs its own", at, s.Name, first)
 		}
 		names[s.Name] = i
+		if s.Format != AutoFormat && c.FormatNamed(s.Format) == nil {
+			return fmt.Errorf("%s.format: %q is no format; give auto, or the name of an entry of `formats`", at, s.Format)
+		}
 	}
 	for i := range c.Clients {
 		if err := c.Clients[i].validate(fmt.Sprintf("clients[%d]", i), names); err != nil {
@@ -334,6 +377,58 @@ func (c *Config) validate(v Validators) error {
 		}
 	}
 	return errors.Join(c.Offenders.validate(), c.Metrics.validate())
+}
+
+// FormatNamed gives the format of a name, nil for none.
+func (c *Config) FormatNamed(name string) *Format {
+	for i := range c.Formats {
+		if c.Formats[i].Name == name {
+			return &c.Formats[i]
+		}
+	}
+	return nil
+}
+
+func (c *Config) validateFormats(v Validators) error {
+	for i := range c.Formats {
+		f, at := &c.Formats[i], fmt.Sprintf("formats[%d]", i)
+		switch {
+		case f.Name == "" || len(f.Name) > maxName:
+			return fmt.Errorf("%s.name: give a name of 1 to %d bytes, for `format` of a source", at, maxName)
+		case f.Name == AutoFormat:
+			return fmt.Errorf("%s.name: %q means the forms that are known; give another name", at, AutoFormat)
+		case c.FormatNamed(f.Name) != f:
+			return fmt.Errorf("%s.name: %q is the name of another format already; each needs its own", at, f.Name)
+		case f.Pattern != "" && f.Regexp != "":
+			return fmt.Errorf("%s.regexp: there is a pattern too; give one of them", at)
+		}
+		if err := checkZone(f.Timezone); err != nil {
+			return fmt.Errorf("%s.timezone: %w", at, err)
+		}
+		if v.Format == nil {
+			continue
+		}
+		if key, err := v.Format(*f); err != nil {
+			return fmt.Errorf("%s.%s: %w", at, key, err)
+		}
+	}
+	return nil
+}
+
+// validateLines checks what says how a source's lines are read.
+func (s *Source) validateLines(at string) error {
+	if len(s.Fields) == 0 || len(s.Fields) > maxFields || slices.Contains(s.Fields, "") {
+		return fmt.Errorf("%s.message_fields: give 1 to %d names of fields; leave the key away for the usual ones", at, maxFields)
+	}
+	if len(s.Jails) > maxJails {
+		return fmt.Errorf("%s.jails: %d names; give at most %d: only jails with \"] \" in their names need it", at, len(s.Jails), maxJails)
+	}
+	for i, jail := range s.Jails {
+		if jail == "" || len(jail) > maxName {
+			return fmt.Errorf("%s.jails[%d]: a jail's name has 1 to %d bytes", at, i, maxName)
+		}
+	}
+	return nil
 }
 
 func (s *Source) validate(at string, v Validators) error {
@@ -350,6 +445,9 @@ func (s *Source) validate(at string, v Validators) error {
 	}
 	if len(s.HostLabels) == 0 {
 		return fmt.Errorf("%s.host_labels: the list is empty; name the labels that may hold the host", at)
+	}
+	if err := s.validateLines(at); err != nil {
+		return err
 	}
 	if err := checkZone(s.Timezone); err != nil {
 		return fmt.Errorf("%s.timezone: %w", at, err)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	promconfig "github.com/prometheus/common/config"
+
+	"fail2ban-loki-exporter/exporter/internal/fail2ban"
 )
 
 // Each rule has its own short bad file, and this is what a user reads.
@@ -37,6 +39,20 @@ var invalid = map[string]string{
 	"auth":            `sources[0]: at most one of basic_auth, oauth2, bearer_token & bearer_token_file must be configured`,
 	"repeat":          `offenders.repeat_bans: 1; who comes back was banned at least 2 times`,
 	"detail":          `metrics.detail: "ip"; give auto, fleet, host or jail`,
+	"format-none":     `sources[0].format: "mine" is no format; give auto, or the name of an entry of ` + "`formats`",
+	"format-name":     "formats[0].name: give a name of 1 to 256 bytes, for `format` of a source",
+	"format-auto":     `formats[0].name: "auto" means the forms that are known; give another name`,
+	"format-twice":    `formats[1].name: "a" is the name of another format already; each needs its own`,
+	"format-both":     `formats[0].regexp: there is a pattern too; give one of them`,
+	"format-neither":  "formats[0].pattern: it is missing; give a pattern like `<time> - <action> - <ip> - <jail>`, or a regexp",
+	"format-pattern":  `formats[0].pattern: nothing stands between <action> and the part before it; put the text there that divides them`,
+	"format-group":    `formats[0].regexp: "address" is no name of a part; the names are time, level, logger, pid, thread, message, host, service, jail, action, ip`,
+	"format-regexp":   "formats[0].regexp: error parsing regexp: missing closing ): `(?P<ip>`; it must be of Go's syntax (RE2)",
+	"format-time":     `formats[0].time_format: "yesterday" is neither a name (auto, rfc3339, unix, unix_ms, unix_us, unix_ns, syslog) nor a layout of Go's, like 2006-01-02 15:04:05`,
+	"format-zone":     `formats[0].timezone: "Mars/Base" is not a time zone; give auto, UTC, Local or a name like Europe/Berlin`,
+	"format-key":      `line 4: field patern is not known`,
+	"fields":          `sources[0].message_fields: give 1 to 32 names of fields; leave the key away for the usual ones`,
+	"jails":           `sources[0].jails[1]: a jail's name has 1 to 256 bytes`,
 	"documents":       `it holds more than one YAML document; give one`,
 }
 
@@ -45,6 +61,13 @@ var noLogQL = Validators{Query: func(q string) error {
 		return errors.New("that is no LogQL")
 	}
 	return nil
+}, Format: func(f Format) (string, error) {
+	_, err := fail2ban.NewFormat(fail2ban.FormatOptions{Name: f.Name, Pattern: f.Pattern, Regexp: f.Regexp, TimeFormat: f.TimeFormat})
+	var fe *fail2ban.FormatError
+	if errors.As(err, &fe) {
+		return fe.Key, fe.Err
+	}
+	return "", err
 }}
 
 func TestInvalid(t *testing.T) {
@@ -92,6 +115,8 @@ func TestExampleIsComplete(t *testing.T) {
 	}
 	c := Default()
 	c.Sources[0].TenantID, c.Sources[0].Timezones = "x", map[string]string{"a": "UTC"}
+	c.Sources[0].JailLabel, c.Sources[0].Jails = "jail", []string{"a] b"}
+	c.Formats = []Format{{Name: "x", Pattern: "x", Regexp: "x", TimeFormat: "auto", Timezone: "auto"}}
 	client := DefaultClient
 	client.URL, client.TenantID, client.Sources, client.ExternalLabels = mustURL("http://h"), "x", []string{"loki"}, map[string]string{"cluster": "x"}
 	c.Clients = []Client{client}
@@ -103,6 +128,35 @@ func TestExampleIsComplete(t *testing.T) {
 		if !strings.Contains(string(text), key+":") {
 			t.Errorf("%s is not in the example", key)
 		}
+	}
+}
+
+// The example's commented lines are a format that works.
+func TestExampleFormat(t *testing.T) {
+	text, err := os.ReadFile("../../../config.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, commented, ok := strings.Cut(string(text), "# formats:\n")
+	if !ok {
+		t.Fatal("the example shows no formats")
+	}
+	yaml := "sources: [{format: dashed}]\nformats:\n"
+	for line := range strings.Lines(commented) {
+		rest, ok := strings.CutPrefix(line, "# ")
+		if !ok {
+			break
+		}
+		yaml += rest
+	}
+	c, err := Load([]byte(yaml), false, noLogQL)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, yaml)
+	}
+	want := DefaultFormat
+	want.Name, want.Pattern = "dashed", "<time> - <action> - <ip> - <jail>"
+	if diff := cmp.Diff(&want, c.FormatNamed("dashed")); diff != "" {
+		t.Error(diff)
 	}
 }
 

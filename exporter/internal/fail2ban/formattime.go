@@ -147,23 +147,23 @@ func unixTime(b []byte, unit time.Duration) (time.Time, bool) {
 	}
 	perSecond := int64(time.Second / unit)
 	t := time.Unix(n/perSecond, n%perSecond*int64(unit)).Add(part).UTC()
-	return t, n/perSecond <= maxUnix
+	return t, plausible(t)
 }
-
-// maxUnix is the last second of the year 9999.
-const maxUnix = 253402300799
 
 // layout reads a stamp by a layout of Go's.
 func (z *zone) layout(f *timeFormat, b []byte, at time.Time) (time.Time, bool) {
 	t, err := time.Parse(f.layout, alias(b))
-	if err != nil || t.Year() > 9999 {
+	if err != nil {
 		return time.Time{}, false
 	}
 	if t.Year() == 0 {
 		t = z.withYear(t, at)
 	}
+	if t = t.UTC(); !plausible(t) {
+		return time.Time{}, false
+	}
 	if f.zoned {
-		return z.remember(t.UTC(), true)
+		return z.remember(t, true)
 	}
 	return z.local(t, at), true
 }

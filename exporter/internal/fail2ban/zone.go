@@ -221,10 +221,17 @@ func monthOf(b []byte) time.Month {
 func isoTime(b []byte) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999Z0700"} {
 		if t, err := time.Parse(layout, alias(b)); err == nil {
-			return t.UTC(), true
+			t = t.UTC()
+			return t, plausible(t)
 		}
 	}
 	return time.Time{}, false
+}
+
+// plausible tells a time that a log may bear from a damaged stamp.
+func plausible(t time.Time) bool {
+	y := t.Year()
+	return y >= 1970 && y <= 9999
 }
 
 // digits reads exactly n digits.

@@ -34,6 +34,8 @@ type Line struct {
 	Own bool
 	// Unnamed says that no label names the host: Host is the source's name.
 	Unnamed bool
+	// Jail is what the stream says of the jail, for lines that name none.
+	Jail string
 }
 
 // Source gives the lines of the half-open window [from, to), oldest first.
@@ -53,6 +55,8 @@ const (
 // FeedOptions configure a Feed.
 type FeedOptions struct {
 	Correlate correlate.Options
+	// Parser is how lines are read; Location and Newest are set for each host.
+	Parser fail2ban.Options
 	// Zone gives a host's time zone; nil infers it from the entries' times.
 	Zone func(host string) *time.Location
 	// Newest bounds the years that stamps without one may mean.
@@ -118,7 +122,7 @@ func (f *Feed) Add(l Line) {
 		f.count(ResultOwn)
 		return
 	}
-	if l.Unnamed {
+	if format := f.o.Parser.Format; l.Unnamed && (format == nil || !format.NamesHost()) {
 		f.unnamed[l.Stream] = true
 	}
 	if l.At.IsZero() {
@@ -166,8 +170,9 @@ func (f *Feed) take(lines []Line) {
 	})
 	events := make([]parsed, 0, len(lines))
 	for i := range lines {
-		p := parsed{host: lines[i].Host, text: lines[i].Text}
+		p := parsed{text: lines[i].Text}
 		if f.parse(&lines[i], &p.ev) {
+			p.host = lines[i].Host
 			events = append(events, p)
 		}
 	}
@@ -188,17 +193,23 @@ func rank(k fail2ban.Kind) int {
 	return int(k)
 }
 
-// parse reads a line and tells whether the engine shall see it.
+// parse reads a line and tells whether the engine shall see it. A host that
+// the line names is the line's host.
 func (f *Feed) parse(l *Line, ev *fail2ban.Event) bool {
 	key := streamKey{l.Host, l.Stream}
 	p, ok := f.parsers[key]
 	if !ok {
-		p = fail2ban.NewParser(fail2ban.Options{Location: f.zone(l.Host), Newest: f.o.Newest})
+		o := f.o.Parser
+		o.Location, o.Newest = f.zone(l.Host), f.o.Newest
+		p = fail2ban.NewParser(o)
 		f.parsers[key] = p
 	}
 	err := p.Parse([]byte(l.Text), l.At, ev)
 	if l.At.IsZero() && f.outside(ev.Time) {
 		return false
+	}
+	if ev.Host != "" {
+		l.Host = strings.Clone(ev.Host)
 	}
 	c := f.coverage[l.Host]
 	if c == nil {
@@ -229,7 +240,19 @@ func (f *Feed) parse(l *Line, ev *fail2ban.Event) bool {
 	if l.PID != 0 && ev.PID == 0 {
 		ev.PID = l.PID
 	}
+	if ev.Jail == "" && ev.Kind.HasID() {
+		ev.Jail = f.jail(l)
+	}
 	return !ev.Time.IsZero()
+}
+
+// jail names the jail of a line that names none: after its stream, else after
+// its format.
+func (f *Feed) jail(l *Line) string {
+	if l.Jail != "" && len(l.Jail) <= fail2ban.MaxJail || f.o.Parser.Format == nil {
+		return l.Jail[:min(len(l.Jail), fail2ban.MaxJail)]
+	}
+	return f.o.Parser.Format.Name()
 }
 
 // outside tells a line of a file that stands before or after the asked range.

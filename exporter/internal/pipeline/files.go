@@ -59,9 +59,9 @@ type file struct {
 // and not the end of the memory.
 const maxFile = 4 << 30
 
-// OpenFiles reads the inputs. Patterns are expanded; zone gives the zone that
-// a host's stamps stand in.
-func OpenFiles(inputs []Input, stdin io.Reader, zone *time.Location, now time.Time) (*Files, error) {
+// OpenFiles reads the inputs. Patterns are expanded; o says how lines are read,
+// to put each host's files in order.
+func OpenFiles(inputs []Input, stdin io.Reader, o fail2ban.Options) (*Files, error) {
 	fs := &Files{}
 	for _, in := range inputs {
 		paths, err := expand(in.Path)
@@ -75,12 +75,12 @@ func OpenFiles(inputs []Input, stdin io.Reader, zone *time.Location, now time.Ti
 			}
 			parts := []*file{f}
 			if path == "-" {
-				if parts = f.split(zone, now); len(parts) > 1 {
+				if parts = f.split(o); len(parts) > 1 {
 					fs.Notices = append(fs.Notices, fmt.Sprintf("standard input jumps back in time %d times: its parts were put in order", len(parts)-1))
 				}
 			}
 			for _, f := range parts {
-				f.first = firstStamp(f.data, zone, now)
+				f.first = firstStamp(f.data, o)
 				fs.add(in.Host, f)
 			}
 		}
@@ -164,8 +164,8 @@ func binary(data []byte) bool {
 const jumpBack = 10 * time.Minute
 
 // split cuts what several files were poured into where time jumps back.
-func (f *file) split(zone *time.Location, now time.Time) (parts []*file) {
-	p := fail2ban.NewParser(fail2ban.Options{Location: zone, Newest: now})
+func (f *file) split(o fail2ban.Options) (parts []*file) {
+	p := fail2ban.NewParser(o)
 	var ev fail2ban.Event
 	var newest time.Time
 	begin := 0
@@ -189,8 +189,8 @@ func (f *file) split(zone *time.Location, now time.Time) (parts []*file) {
 }
 
 // firstStamp is the time of the first line that bears one.
-func firstStamp(data []byte, zone *time.Location, now time.Time) time.Time {
-	p := fail2ban.NewParser(fail2ban.Options{Location: zone, Newest: now})
+func firstStamp(data []byte, o fail2ban.Options) time.Time {
+	p := fail2ban.NewParser(o)
 	var ev fail2ban.Event
 	for len(data) > 0 {
 		var line []byte
