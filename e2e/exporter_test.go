@@ -33,8 +33,7 @@ type config struct {
 	pageSize int    // 5000 when 0
 	push     bool   // findings go to the same tenant
 	timezone string // UTC when empty
-	format   string // of the source, one of formats
-	formats  string // YAML of the list
+	format   string // YAML of a format of the lines' own, without its name
 }
 
 // write writes the configuration file and returns its path. Durations are
@@ -68,7 +67,7 @@ func (c config) write(t *testing.T) string {
     %s
 `, c.url, c.tenant, c.query, c.timezone, c.pageSize, backoff)
 	if c.format != "" {
-		text = strings.Replace(text, "    poll_interval", "    format: "+c.format+"\n    poll_interval", 1) + c.formats
+		text = "formats:\n  - name: own\n    " + c.format + "\n" + strings.Replace(text, "    poll_interval", "    format: own\n    poll_interval", 1)
 	}
 	if c.push {
 		text += fmt.Sprintf(`clients:

@@ -25,6 +25,7 @@ var forms = []struct {
 	variant   string
 	entries   func(t *testing.T, dir string, truth lab.Truth) []lab.Line
 	zone      string // of the source
+	format    string // one that the configuration describes, without its name
 }{
 	{recording: "fmt-file-datetime-off", entries: undated("fail2ban.log")},
 	{recording: "fmt-sysout", entries: undated("stdout.log")},
@@ -32,6 +33,15 @@ var forms = []struct {
 	{recording: "fmt-syslog-raw", entries: datagrams},
 	{recording: "fmt-journal", entries: journal},
 	{recording: "fmt-journal", variant: "labels", entries: journal},
+	{
+		recording: "fmt-file-custom", variant: "pattern", entries: stamped,
+		format: `pattern: '<time> host=<_> lvl=<level> src=<logger> msg=<message>'`,
+	},
+	{
+		recording: "fmt-file-custom", variant: "regexp", entries: stamped,
+		format: `regexp: '^(?P<time>\S+ \S+) host=\S+ lvl=(?P<level>\w+) src=(?P<logger>\S+) msg=(?P<message>.*)$'
+    time_format: '2006-01-02 15:04:05,000'`,
+	},
 	{recording: "dst-fallback", entries: repeatedHour, zone: "Europe/Berlin"},
 }
 
@@ -53,7 +63,7 @@ func TestFormsThroughLoki(t *testing.T) {
 			if err := lab.Push(t.Context(), loki.URL, tenant, labels, lines); err != nil {
 				t.Fatal(err)
 			}
-			got := eventsFromLoki(t, config{tenant: tenant, timezone: form.zone}, lines)
+			got := eventsFromLoki(t, config{tenant: tenant, timezone: form.zone, format: form.format}, lines)
 			scoreOf(got, truth.Events).check(t)
 			if form.recording != "fmt-journal" {
 				return
@@ -170,6 +180,19 @@ func actionTimes(truth lab.Truth) func(text string) (time.Time, bool) {
 		events = slices.Delete(events, i, i+1)
 		return at, true
 	}
+}
+
+// stamped reads lines that bear their date at the beginning: the format of an
+// administrator's own keeps fail2ban's stamp.
+func stamped(t *testing.T, dir string, _ lab.Truth) (lines []lab.Line) {
+	for _, text := range readLines(t, dir, "fail2ban.log") {
+		l := lab.Line{Host: "web-1", Text: text}
+		if l.Time = l.Stamp(); l.Time.IsZero() {
+			t.Fatalf("no stamp in %q", text)
+		}
+		lines = append(lines, l)
+	}
+	return lines
 }
 
 // sinceStart reads -vvv's lines, which begin with the milliseconds since their
