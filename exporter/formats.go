@@ -26,8 +26,7 @@ func newFormat(c *config.Format) (*fail2ban.Format, error) {
 // checkFormat is the configuration's validator of formats.
 func checkFormat(c config.Format) (key string, err error) {
 	_, err = newFormat(&c)
-	var fe *fail2ban.FormatError
-	if errors.As(err, &fe) {
+	if fe, ok := errors.AsType[*fail2ban.FormatError](err); ok {
 		return fe.Key, fe.Err
 	}
 	return "pattern", err
@@ -64,8 +63,7 @@ func (r *reportCommand) fileFormat() (*fail2ban.Format, error) {
 	}
 	if strings.Contains(r.lineFormat, "<") {
 		f, err := fail2ban.NewFormat(fail2ban.FormatOptions{Name: patternName, Pattern: r.lineFormat})
-		var fe *fail2ban.FormatError
-		if errors.As(err, &fe) {
+		if fe, ok := errors.AsType[*fail2ban.FormatError](err); ok {
 			return nil, usageError{fmt.Errorf("--line-format: %w", fe.Err)}
 		}
 		return f, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,7 +125,10 @@ func TestJournalNames(t *testing.T) {
 	s := newLokiSource(&config.Source{Name: "loki", HostLabels: []string{"host", "node"}, JailLabel: "jail"}, nil)
 	s.lines = map[*loki.Stream]pipeline.Line{}
 	names := [][2]string{
-		{"THREAD_NAME", "_PID"}, {"thread_name", "pid"}, {"__journal_thread_name", "__journal__pid"}, {"journal_thread_name", "journal__pid"},
+		{"THREAD_NAME", "_PID"},
+		{"thread_name", "pid"},
+		{"__journal_thread_name", "__journal__pid"},
+		{"journal_thread_name", "journal__pid"},
 		{"_journal_thread_name", "journal_pid"},
 	}
 	for _, n := range names {
@@ -135,9 +139,7 @@ func TestJournalNames(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("metadata %v: %s", n, diff)
 		}
-		for k, v := range kept {
-			labels[k] = v
-		}
+		maps.Copy(labels, kept)
 		if diff := cmp.Diff(want, s.describe(&loki.Stream{Labels: labels, Key: "k"}), cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Text" }, cmp.Ignore())); diff != "" {
 			t.Errorf("labels %v: %s", n, diff)
 		}

@@ -63,8 +63,7 @@ var noLogQL = Validators{Query: func(q string) error {
 	return nil
 }, Format: func(f Format) (string, error) {
 	_, err := fail2ban.NewFormat(fail2ban.FormatOptions{Name: f.Name, Pattern: f.Pattern, Regexp: f.Regexp, TimeFormat: f.TimeFormat})
-	var fe *fail2ban.FormatError
-	if errors.As(err, &fe) {
+	if fe, ok := errors.AsType[*fail2ban.FormatError](err); ok {
 		return fe.Key, fe.Err
 	}
 	return "", err

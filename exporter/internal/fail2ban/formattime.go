@@ -81,7 +81,9 @@ func (z *zone) formatted(f *timeFormat, b []byte, at time.Time) (t time.Time, ok
 // guessLayouts are tried in this order. Go reads a fraction after the seconds
 // with "," and "." where the layout has none.
 var guessLayouts = []timeFormat{
-	{kind: timeLayout, layout: time.DateTime}, zoned(time.RFC3339), {kind: timeLayout, layout: "2006-01-02T15:04:05"},
+	{kind: timeLayout, layout: time.DateTime},
+	zoned(time.RFC3339),
+	{kind: timeLayout, layout: "2006-01-02T15:04:05"},
 	zoned("2006-01-02T15:04:05Z0700"), zoned("2006-01-02 15:04:05Z07:00"), zoned("2006-01-02 15:04:05 Z0700"),
 	{kind: timeLayout, layout: time.Stamp},
 }

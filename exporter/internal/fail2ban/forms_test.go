@@ -65,6 +65,24 @@ func TestLockRecovers(t *testing.T) {
 	}
 }
 
+// The client of a server that logs to the journal warns with a prefix, which is
+// no sign that the server's own lines will have one.
+func TestClientsWarningsHoldNothing(t *testing.T) {
+	p := NewParser(Options{})
+	var ev Event
+	for i, line := range []string{
+		"2026-11-22 20:00:00,001 fail2ban.configreader   [1]: WARNING 'allowipv6' not defined in 'Definition'. Using default one: 'auto'",
+		"Starting Fail2ban v1.1.0",
+		bareLine,
+		"2026-11-22 20:00:00,001 fail2ban.configreader   [1]: WARNING 'allowipv6' not defined in 'Definition'. Using default one: 'auto'",
+		bareLine,
+	} {
+		if err := p.Parse([]byte(line), evening, &ev); err != nil {
+			t.Errorf("line %d: %v", i, err)
+		}
+	}
+}
+
 // One line of the form held begins the count anew, so what an attacker slips in
 // between fail2ban's own lines never adds up.
 func TestLockHolds(t *testing.T) {
@@ -230,7 +248,7 @@ func TestFormatErrors(t *testing.T) {
 	}{
 		{FormatOptions{}, "pattern: it is missing; give a pattern like `<time> - <action> - <ip> - <jail>`, or a regexp"},
 		{FormatOptions{Pattern: "<ip>", Regexp: "x"}, "pattern: there is a regexp too; give one of them"},
-		{FormatOptions{Pattern: "<time> <adress>"}, `pattern: "adress" is no name of a part; the names are ` + all},
+		{FormatOptions{Pattern: "<time> <address>"}, `pattern: "address" is no name of a part; the names are ` + all},
 		{FormatOptions{Pattern: "<time><ip>"}, "pattern: nothing stands between <ip> and the part before it; put the text there that divides them"},
 		{FormatOptions{Pattern: "<_><_> <ip> <action>"}, "pattern: nothing stands between <_> and the part before it; put the text there that divides them"},
 		{FormatOptions{Pattern: "<ip> <ip>"}, `pattern: "ip" stands there twice; once is enough`},

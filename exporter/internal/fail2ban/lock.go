@@ -38,6 +38,10 @@ const (
 // that it has shown, and goes up to a stronger one at once; a weaker one is
 // foreign until it has come so often and for so long that somebody must have
 // configured fail2ban or the shipper anew.
+//
+// Only lines that say something show a form: before a server that logs to the
+// journal, its client warns of the configuration on standard output, with a
+// prefix (`fail2ban.configreader [1]: WARNING 'allowipv6' not defined ...`).
 type lock struct {
 	held   form
 	weaker form  // what came since the last line of the form held
@@ -46,7 +50,10 @@ type lock struct {
 }
 
 // admit tells whether a line of this form is read.
-func (l *lock) admit(f form, at time.Time) bool {
+func (l *lock) admit(f form, k Kind, at time.Time) bool {
+	if f > l.held && k == Other {
+		return true
+	}
 	if f >= l.held {
 		l.held, l.weaker, l.count = f, formNone, 0
 		return true

@@ -87,7 +87,7 @@ func (p *Parser) Parse(line []byte, at time.Time, ev *Event) error {
 	line = trimEnd(line)
 	err := p.strong(line, at, ev)
 	if err == nil {
-		p.lock.admit(formPrefixed, at)
+		p.lock.admit(formPrefixed, ev.Kind, at)
 		return nil
 	}
 	if p.format == nil && !errors.Is(err, ErrForeign) {
@@ -121,10 +121,15 @@ func (p *Parser) weak(line, whole []byte, at time.Time, ev *Event) error {
 	if w, ok := unwrap(trimEnd(skipSpaces(whole[:min(len(whole), MaxWrapped)])), p.fields); ok {
 		return p.unwrapped(&w, at, ev)
 	}
-	if p.format != nil || at.IsZero() || !bare(line) || !p.lock.admit(formBare, at) {
+	if p.format != nil || at.IsZero() || !bare(line) {
 		return ErrForeign
 	}
-	return p.message(line, ev)
+	zone, learnt := p.zone, p.learnt
+	err := p.judge(formBare, p.message(line, ev), at, ev)
+	if err != nil {
+		p.zone, p.learnt = zone, learnt
+	}
+	return err
 }
 
 // unwrapped reads what a wrapped line holds. Where the entry has no time, the
@@ -142,10 +147,7 @@ func (p *Parser) unwrapped(w *wrapped, at time.Time, ev *Event) error {
 		*ev = Event{Time: near}
 		f, err = formWrappedBare, p.message(msg, ev)
 	}
-	if err != nil && f < p.lock.held || err == nil && !p.lock.admit(f, at) {
-		err = ErrForeign
-	}
-	if err != nil {
+	if err = p.judge(f, err, at, ev); err != nil {
 		p.zone, p.learnt = zone, learnt
 		return err
 	}
@@ -156,6 +158,15 @@ func (p *Parser) unwrapped(w *wrapped, at time.Time, ev *Event) error {
 		ev.PID = pid
 	}
 	return nil
+}
+
+// judge makes a line foreign whose form its stream does not come in. What
+// cannot be read is neither for nor against a form.
+func (p *Parser) judge(f form, err error, at time.Time, ev *Event) error {
+	if err != nil && f < p.lock.held || err == nil && !p.lock.admit(f, ev.Kind, at) {
+		return ErrForeign
+	}
+	return err
 }
 
 // message reads what follows the prefix, by its first byte.
@@ -391,7 +402,7 @@ func reloadOrWatch(m []byte, ev *Event) {
 			ev.Kind, ev.Jail = ReloadJail, alias(rest)
 		}
 	case bytes.HasPrefix(m, []byte("Restart jail ")):
-		if name, _, ok := quoted(m[len("Restart jail "):]); ok {
+		if name, ok := quoted(m[len("Restart jail "):]); ok {
 			ev.Kind, ev.Jail = JailRestarting, name
 		}
 	case bytes.HasPrefix(m, []byte("Removed logfile: ")):
@@ -407,7 +418,7 @@ func reloadOrWatch(m []byte, ev *Event) {
 
 // watched takes the file's name out of "'F' (pos = ...)", or the text as it is.
 func watched(b []byte) string {
-	if name, _, ok := quoted(b); ok {
+	if name, ok := quoted(b); ok {
 		return name
 	}
 	return alias(b[:min(len(b), MaxID)])

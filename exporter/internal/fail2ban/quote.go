@@ -18,9 +18,9 @@ func literal(b []byte) (string, bool) {
 
 // quoted takes a Python string literal from the front: 'x' or, where the text
 // holds a quote, "x".
-func quoted(b []byte) (text string, rest []byte, ok bool) {
+func quoted(b []byte) (text string, ok bool) {
 	if len(b) < 3 || b[0] != '\'' && b[0] != '"' {
-		return "", b, false
+		return "", false
 	}
 	end := 1
 	for end < len(b) && b[end] != b[0] {
@@ -30,10 +30,9 @@ func quoted(b []byte) (text string, rest []byte, ok bool) {
 		end++
 	}
 	if end >= len(b) || end == 1 || end > MaxID {
-		return "", b, false
+		return "", false
 	}
-	text, ok = unescapePython(b[1:end])
-	return text, b[end+1:], ok
+	return unescapePython(b[1:end])
 }
 
 // unescapePython resolves what Python's repr escapes. It copies only where
