@@ -24,7 +24,8 @@ build: ## the binary: bin/fail2ban-loki-exporter
 unit: ## the tests that need nothing but Go
 	go test ./...
 
-e2e: build ## the binary against a real Loki and a real Prometheus (the first build of these takes minutes)
+e2e: build ## the binary against a real Loki, Prometheus and fail2ban (the first build of these takes minutes)
+	e2e/install-fail2ban.sh
 	cd e2e && EXPORTER=$(CURDIR)/$(BIN) go test -count=1 -timeout 40m ./...
 
 test: unit e2e ## all that CI tests

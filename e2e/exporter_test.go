@@ -32,6 +32,8 @@ type config struct {
 	query    string // of the source; {job="fail2ban"} when empty
 	pageSize int    // 5000 when 0
 	push     bool   // findings go to the same tenant
+	timezone string // UTC when empty
+	format   string // YAML of a format of the lines' own, without its name
 }
 
 // write writes the configuration file and returns its path. Durations are
@@ -48,6 +50,9 @@ func (c config) write(t *testing.T) string {
 	if c.pageSize == 0 {
 		c.pageSize = 5000
 	}
+	if c.timezone == "" {
+		c.timezone = "UTC"
+	}
 	backoff := "backoff_config: {min_period: 10ms, max_period: 50ms, max_retries: 2}"
 	text := fmt.Sprintf(`sources:
   - name: lab
@@ -55,12 +60,15 @@ func (c config) write(t *testing.T) string {
     tenant_id: %q
     query: %q
     host_labels: [host]
-    timezone: UTC
+    timezone: %s
     page_size: %d
     poll_interval: 1s
     max_lateness: 1m
     %s
-`, c.url, c.tenant, c.query, c.pageSize, backoff)
+`, c.url, c.tenant, c.query, c.timezone, c.pageSize, backoff)
+	if c.format != "" {
+		text = "formats:\n  - name: own\n    " + c.format + "\n" + strings.Replace(text, "    poll_interval", "    format: own\n    poll_interval", 1)
+	}
 	if c.push {
 		text += fmt.Sprintf(`clients:
   - url: %q

@@ -38,7 +38,7 @@ func Spread(n int) Labels {
 
 type pushStream struct {
 	Stream map[string]string `json:"stream"`
-	Values [][2]string       `json:"values"`
+	Values [][]any           `json:"values"` // time, line and, if there is any, metadata
 }
 
 // Push writes lines into Loki, in their order.
@@ -72,7 +72,11 @@ func Push(ctx context.Context, lokiURL, tenant string, labels Labels, lines []Li
 		if batch[key] == nil {
 			batch[key] = &pushStream{Stream: stream}
 		}
-		batch[key].Values = append(batch[key].Values, [2]string{strconv.FormatInt(l.Time.UnixNano(), 10), l.Text})
+		value := []any{strconv.FormatInt(l.Time.UnixNano(), 10), l.Text}
+		if len(l.Metadata) > 0 {
+			value = append(value, l.Metadata)
+		}
+		batch[key].Values = append(batch[key].Values, value)
 		size += len(l.Text) + 64 // stamp, quotes, escapes
 		if size >= maxBatch {
 			if err := flush(); err != nil {

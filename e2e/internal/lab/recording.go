@@ -35,14 +35,20 @@ type Host struct {
 // Event is a truth: not read from the log, but from what fail2ban made its
 // actions execute and what its driver did.
 type Event struct {
+	T                     float64 // seconds of the epoch
 	Jail, ID, Kind, Cause string
 }
+
+// Time is when the action was executed.
+func (e Event) Time() time.Time { return time.UnixMilli(int64(e.T * 1000)).UTC() }
 
 // Line is a log line on its way into Loki.
 type Line struct {
 	Host string
 	Time time.Time // of the entry
 	Text string
+
+	Metadata map[string]string // structured metadata of the entry
 }
 
 // Stamp is the time at the line's beginning: the event's own, which goes back
@@ -54,29 +60,41 @@ func (l Line) Stamp() time.Time {
 	return l.Time
 }
 
-// Load reads a recording.
-func Load(name string) (*Recording, error) {
+// Truth is what really happened on a server of a recording.
+type Truth struct {
+	Version string
+	TZ      string
+	Files   []string // what was recorded of it, below the recording's folder
+	Events  []Event
+}
+
+// ReadTruth reads what really happened in a recording, by host, and tells the
+// recording's folder.
+func ReadTruth(name string) (dir string, hosts map[string]Truth, err error) {
 	root, err := Root()
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	dir := filepath.Join(root, "testdata", "recordings", name)
+	dir = filepath.Join(root, "testdata", "recordings", name)
 	text, err := os.ReadFile(filepath.Join(dir, "truth.json"))
+	if err != nil {
+		return "", nil, err
+	}
+	var truth struct{ Hosts map[string]Truth }
+	if err := json.Unmarshal(text, &truth); err != nil {
+		return "", nil, fmt.Errorf("lab: truth of %s: %w", name, err)
+	}
+	return dir, truth.Hosts, nil
+}
+
+// Load reads a recording.
+func Load(name string) (*Recording, error) {
+	dir, hosts, err := ReadTruth(name)
 	if err != nil {
 		return nil, err
 	}
-	var truth struct {
-		Hosts map[string]struct {
-			TZ     string
-			Files  []string
-			Events []Event
-		}
-	}
-	if err := json.Unmarshal(text, &truth); err != nil {
-		return nil, fmt.Errorf("lab: truth of %s: %w", name, err)
-	}
 	r := &Recording{Name: name}
-	for host, t := range truth.Hosts {
+	for host, t := range hosts {
 		if t.TZ != "UTC" || len(t.Files) != 1 {
 			return nil, fmt.Errorf("lab: %s, %s: zone %s, %d files: only UTC and one file are played", name, host, t.TZ, len(t.Files))
 		}
@@ -106,7 +124,7 @@ func (r *Recording) Lines() []Line {
 				at = last.Add(time.Nanosecond)
 			}
 			last = at
-			lines = append(lines, Line{h.Name, at, text})
+			lines = append(lines, Line{Host: h.Name, Time: at, Text: text})
 		}
 	}
 	return lines

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -222,14 +223,21 @@ func distance(o *Occurrence, at float64) float64 {
 }
 
 // The verdicts on each recording by event and cause. The truth does not tell
-// new from gap and re-read; this table, read against the recordings' stories,
-// does.
+// new from gap and re-read; the table testdata/verdicts.md does, and says of each
+// verdict why it is right. -update writes the counts and keeps the reasons.
 func TestVerdictsOfRecordings(t *testing.T) {
+	const golden = "testdata/verdicts.md"
+	text, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := readVerdicts(t, string(text))
 	dirs, err := filepath.Glob(recordings + "/*")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var b strings.Builder
+	b.WriteString(table.intro)
 	for _, dir := range dirs {
 		if name := filepath.Base(dir); name != "dst-fallback" && slices.Contains(unreadable, name) {
 			continue
@@ -245,34 +253,93 @@ func TestVerdictsOfRecordings(t *testing.T) {
 				e := NewEngine(Options{Events: true})
 				feedWith(t, e, readLog(t, dir, host, files), zone)
 				e.Finish(e.Newest())
-				counts := map[string]int{}
-				for _, f := range e.Findings() {
-					switch {
-					case f.Kind == FindingLost || f.Kind == FindingPrematureUnban || f.Kind == FindingReoffence || f.Kind == FindingGap:
-						counts[string(f.Kind)]++
-					case f.Event != nil && f.Event.Cause != "":
-						counts[f.Event.Event+":"+string(f.Event.Cause)]++
-					}
-				}
-				fmt.Fprintf(&b, "%s %s", filepath.Base(dir), strings.Join(files, "+"))
-				for _, k := range slices.Sorted(maps.Keys(counts)) {
-					fmt.Fprintf(&b, " %s=%d", k, counts[k])
-				}
-				b.WriteByte('\n')
+				log := filepath.Base(dir) + " " + strings.Join(files, "+")
+				table.write(t, &b, log, countVerdicts(e.Findings()))
 			}
 		}
 	}
-	const golden = "testdata/verdicts.txt"
 	if *update {
 		if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
+		text = []byte(b.String())
 	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
+	if b.String() != string(text) && !t.Failed() {
+		t.Errorf("%s is not in its own form, or has logs that are no more; -update writes it anew", golden)
 	}
-	compare(t, golden, string(want), b.String())
+}
+
+// countVerdicts counts causes by event, and the findings that are verdicts of
+// their own.
+func countVerdicts(fs []Finding) map[string]int {
+	counts := map[string]int{}
+	for _, f := range fs {
+		switch {
+		case f.Kind == FindingLost || f.Kind == FindingPrematureUnban || f.Kind == FindingReoffence || f.Kind == FindingGap:
+			counts[string(f.Kind)]++
+		case f.Event != nil && f.Event.Cause != "":
+			counts[f.Event.Event+":"+string(f.Event.Cause)]++
+		}
+	}
+	return counts
+}
+
+// verdicts is the table: of each log its story and, by verdict, the count and
+// the reason.
+type verdicts struct {
+	intro   string
+	stories map[string]string
+	counts  map[string]map[string]int
+	reasons map[string]map[string]string
+}
+
+const verdictsHead = "| verdict | count | why |\n| --- | --- | --- |\n"
+
+func readVerdicts(t *testing.T, text string) verdicts {
+	t.Helper()
+	v := verdicts{stories: map[string]string{}, counts: map[string]map[string]int{}, reasons: map[string]map[string]string{}}
+	var err error
+	sections := strings.Split(text, "\n## ")
+	v.intro = sections[0]
+	for _, section := range sections[1:] {
+		log, rest, _ := strings.Cut(section, "\n\n")
+		story, rows, ok := strings.Cut(rest, "\n\n"+verdictsHead)
+		if !ok {
+			t.Fatalf("%s has no table", log)
+		}
+		v.stories[log], v.counts[log], v.reasons[log] = story, map[string]int{}, map[string]string{}
+		for row := range strings.Lines(rows) {
+			cells := strings.Split(strings.TrimSpace(row), "|")
+			if len(cells) != 5 {
+				t.Fatalf("%s: %q is no row", log, row)
+			}
+			verdict := strings.TrimSpace(cells[1])
+			v.reasons[log][verdict] = strings.TrimSpace(cells[3])
+			if v.counts[log][verdict], err = strconv.Atoi(strings.TrimSpace(cells[2])); err != nil {
+				t.Fatalf("%s: %v", log, err)
+			}
+		}
+	}
+	return v
+}
+
+// write adds a log's section with its counts; each verdict needs a reason.
+func (v verdicts) write(t *testing.T, b *strings.Builder, log string, counts map[string]int) {
+	t.Helper()
+	if v.stories[log] == "" {
+		t.Errorf("%s has no story", log)
+	}
+	fmt.Fprintf(b, "\n## %s\n\n%s\n\n%s", log, v.stories[log], verdictsHead)
+	if !*update && !maps.Equal(counts, v.counts[log]) {
+		t.Errorf("%s: verdicts are\n%v, the table says\n%v", log, counts, v.counts[log])
+	}
+	for _, k := range slices.Sorted(maps.Keys(counts)) {
+		why := v.reasons[log][k]
+		if why == "" {
+			t.Errorf("%s: no reason is given for %s", log, k)
+		}
+		fmt.Fprintf(b, "| %s | %d | %s |\n", k, counts[k], why)
+	}
 }
 
 // eachRecording calls for each way in which a host's log was recorded.
