@@ -95,7 +95,9 @@ func TestRecidive(t *testing.T) {
 	}
 }
 
-func near(a, b, tolerance float64) bool { return math.Abs(a-b) <= tolerance*math.Max(math.Abs(a), math.Abs(b)) }
+func near(a, b, tolerance float64) bool {
+	return math.Abs(a-b) <= tolerance*math.Max(math.Abs(a), math.Abs(b))
+}
 
 // The worked values of the score, as docs/score.md tells them.
 func TestWorkedValues(t *testing.T) {

@@ -2,9 +2,9 @@ package offender
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
-	"sort"
 	"time"
 )
 
@@ -28,11 +28,11 @@ func (o *CampaignOptions) bucket(at int64) uint32 { return uint32(at / o.Window.
 
 func (o *CampaignOptions) start(bucket uint32) int64 { return int64(bucket) * o.Window.Milliseconds() }
 
-// cell is what an id did in one place in one window.
+// cell is what an id did in one place in half a window.
 type cell struct {
 	bucket, place  uint32
 	failures, bans uint16
-	first, last    uint16 // seconds into the window
+	first, last    uint16 // seconds into it
 }
 
 func (c cell) compare(d cell) int {
@@ -102,27 +102,28 @@ type crowdPlace struct {
 	place uint32
 }
 
-// Campaigns finds the crowds of the window that ends at now, those of more ids
-// first.
+// Campaigns finds the crowds of the window of time that ends at now, those of
+// more ids first.
 //
-// A cell (a place in a window of time, and the same for a jail on all hosts
-// together) is crowded if it holds far more ids than the place usually sees:
-// so many that chance would not bring it about in any cell of the board. Crowded
-// cells belong together if they are of one jail and at the same time or in windows
-// that follow each other, or if half of the ids of one are in the other. Their ids
-// are the campaign, but for those that were busy elsewhere just as much.
+// A window of a place (and of a jail on all hosts together) is crowded if it
+// holds far more passing ids than the place usually sees: so many that chance
+// would hardly bring it about once on the board. Windows next to a crowded one
+// belong to it if they hold clearly more than usual. Crowded windows belong
+// together if they are of one jail and touch in time, or if half of the ids of
+// one are in the other. Their ids are the campaign, but for those that were
+// elsewhere more often.
 func (b *Board) Campaigns(now time.Time, top int) []Campaign {
 	from := b.o.Campaigns.bucket(max(0, now.Add(-b.o.Window).UnixMilli()))
 	to := b.o.Campaigns.bucket(max(0, now.UnixMilli()))
-	crowds, number := b.crowded(from, to)
-	if len(crowds) == 0 {
+	g := newGathering(b, from, to)
+	g.find()
+	if len(g.crowds) == 0 {
 		return nil
 	}
-	members := b.join(crowds, number, from, to)
 	found := newFirst(top, func(x, y Campaign) int {
 		return cmp.Or(cmp.Compare(len(y.IDs), len(x.IDs)), cmp.Compare(y.Failures, x.Failures), x.Started.Compare(y.Started), cmp.Compare(x.IDs[0], y.IDs[0]))
 	})
-	for _, m := range members {
+	for _, m := range g.join() {
 		if c := b.campaign(m); len(c.IDs) >= b.o.Campaigns.IDs && c.Networks >= b.o.Campaigns.Networks {
 			found.add(c)
 		}
@@ -134,82 +135,172 @@ func (b *Board) Campaigns(now time.Time, top int) []Campaign {
 	return out
 }
 
-// keys calls f for each cell of an id within the buckets, and for each jail on
-// the fleet once a bucket.
-func (b *Board) keys(e *entry, from, to uint32, f func(crowdKey, *cell)) {
-	for i := range e.cells {
-		c := &e.cells[i]
-		if c.bucket < from || c.bucket > to {
-			continue
-		}
-		f(crowdKey{place: c.place, bucket: c.bucket}, c)
-		jail, again := b.places[c.place].jail, false
-		for k := i - 1; k >= 0 && e.cells[k].bucket == c.bucket && !again; k-- {
-			again = b.places[e.cells[k].place].jail == jail
-		}
-		if !again {
-			f(crowdKey{fleet: true, place: jail, bucket: c.bucket}, c)
-		}
+// window names a window: of a place, or of a jail on the whole fleet. In order
+// they are by place, then by time.
+type window uint64
+
+const onFleet window = 1 << 63
+
+func windowOf(fleet bool, place, bucket uint32) window {
+	w := window(place&^(1<<31))<<32 | window(bucket)
+	if fleet {
+		w |= onFleet
 	}
+	return w
 }
 
-// crowd is one crowded cell.
+func (w window) where() window  { return w >> 32 }
+func (w window) bucket() uint32 { return uint32(w) }
+
+// gathering is the search for crowds.
+type gathering struct {
+	b        *Board
+	from, to uint32
+	crowds   []crowd // by window
+
+	// Places and jails by number, in the order of their names, so that the order
+	// in which they came does not matter.
+	placeRank, jailRank []uint32
+	jailAt              []uint32 // by the rank of the place
+}
+
+func newGathering(b *Board, from, to uint32) *gathering {
+	g := &gathering{b: b, from: from, to: to, jailRank: make([]uint32, len(b.jails)), jailAt: make([]uint32, len(b.places))}
+	for i, name := range slices.Sorted(maps.Keys(b.jails)) {
+		g.jailRank[b.jails[name]] = uint32(i)
+	}
+	_, g.placeRank = b.renumber()
+	for i, rank := range g.placeRank {
+		g.jailAt[rank] = g.jailRank[b.places[i].jail]
+	}
+	return g
+}
+
+// crowd is one crowded window.
 type crowd struct {
-	crowdKey
+	window
 	ids  int
 	root int // of the union it belongs to
 }
 
-// crowded finds the cells with far more ids than usual there.
-func (b *Board) crowded(from, to uint32) ([]crowd, map[crowdKey]int) {
-	counts := map[crowdKey]int{}
-	oldest, newest := uint32(math.MaxUint32), uint32(0)
-	b.all(func(e *entry) {
-		b.keys(e, from, to, func(k crowdKey, _ *cell) {
-			counts[k]++
-			oldest, newest = min(oldest, k.bucket), max(newest, k.bucket)
-		})
-	})
-	if len(counts) == 0 {
-		return nil, nil
-	}
-	buckets := int(newest-oldest) + 1
-	byPlace := map[crowdPlace][]int{}
-	for k, n := range counts {
-		p := crowdPlace{k.fleet, k.place}
-		byPlace[p] = append(byPlace[p], n)
-	}
-	chance := 0.01 / (float64(buckets) * float64(len(byPlace)))
-	least := make(map[crowdPlace]int, len(byPlace))
-	for p, ns := range byPlace {
-		least[p] = max(b.o.Campaigns.IDs, crowdOf(usual(ns, buckets), chance))
-	}
-	var crowds []crowd
-	for k, n := range counts {
-		if n >= least[crowdPlace{k.fleet, k.place}] {
-			crowds = append(crowds, crowd{crowdKey: k, ids: n})
+// resident is how long ids must go on, with pauses no longer than pause, to be
+// of the place: they are no crowd that passes.
+const (
+	resident = int64(24 * time.Hour / time.Millisecond)
+	pause    = int64(3 * time.Hour / time.Millisecond)
+)
+
+// passing gives the cells of an id's short visits within the search.
+func (g *gathering) passing(e *entry) []cell {
+	o := &g.b.o.Campaigns
+	var out []cell
+	for i := 0; i < len(e.cells); {
+		k := i + 1
+		for ; k < len(e.cells) && o.start(e.cells[k].bucket)-o.start(e.cells[k-1].bucket) <= pause; k++ {
 		}
+		began := o.start(e.cells[i].bucket)
+		if i == 0 && len(e.cells) == maxCells {
+			began = min(began, e.first) // older ones are forgotten
+		}
+		if o.start(e.cells[k-1].bucket)-began < resident {
+			out = append(out, e.cells[i:k]...)
+		}
+		i = k
 	}
-	slices.SortFunc(crowds, func(x, y crowd) int {
-		return cmp.Or(cmp.Compare(x.bucket, y.bucket), compareBool(x.fleet, y.fleet), cmp.Compare(x.place, y.place))
-	})
-	number := make(map[crowdKey]int, len(crowds))
-	for i := range crowds {
-		crowds[i].root = i
-		number[crowds[i].crowdKey] = i
-	}
-	return crowds, number
+	return slices.DeleteFunc(out, func(c cell) bool { return c.bucket < g.from || c.bucket > g.to })
 }
 
-func compareBool(x, y bool) int {
-	switch {
-	case x == y:
-		return 0
-	case y:
-		return -1
+// windows appends the windows that the cells are in, of places or of the fleet,
+// each once, in order.
+func (g *gathering) windows(out []window, cells []cell, places, fleet bool) []window {
+	n := len(out)
+	for i := range cells {
+		c := &cells[i]
+		place := g.placeRank[c.place]
+		for bucket := c.bucket - 1; bucket != c.bucket+1; bucket++ {
+			if places {
+				out = append(out, windowOf(false, place, bucket))
+			}
+			if fleet {
+				out = append(out, windowOf(true, g.jailAt[place], bucket))
+			}
+		}
 	}
-	return 1
+	slices.Sort(out[n:])
+	return out[:n+len(slices.Compact(out[n:]))]
 }
+
+// find finds the crowded windows: first those of places, then those of the fleet
+// with the ids that are in none of the first.
+func (g *gathering) find() {
+	var all []window
+	g.b.all(func(e *entry) { all = g.windows(all, g.passing(e), true, false) })
+	g.count(all)
+	all = all[:0]
+	g.b.all(func(e *entry) {
+		cells := g.passing(e)
+		if !slices.ContainsFunc(cells, func(c cell) bool { return g.rootOf(&c) >= 0 }) {
+			all = g.windows(all, cells, false, true)
+		}
+	})
+	g.count(all)
+}
+
+// count counts the ids in windows and takes the crowded ones.
+func (g *gathering) count(all []window) {
+	if len(all) == 0 {
+		return
+	}
+	slices.Sort(all)
+	var counts []crowd
+	oldest, newest, places := uint32(math.MaxUint32), uint32(0), 0
+	for i := 0; i < len(all); {
+		k := i + 1
+		for ; k < len(all) && all[k] == all[i]; k++ {
+		}
+		if i == 0 || all[i].where() != all[i-1].where() {
+			places++
+		}
+		oldest, newest = min(oldest, all[i].bucket()), max(newest, all[i].bucket())
+		counts = append(counts, crowd{window: all[i], ids: k - i})
+		i = k
+	}
+	windows := int(newest-oldest) + 1
+	chance := 0.01 / (float64(windows) * float64(places))
+	for i := 0; i < len(counts); {
+		k := i + 1
+		for ; k < len(counts) && counts[k].where() == counts[i].where(); k++ {
+		}
+		g.crowded(counts[i:k], windows, chance)
+		i = k
+	}
+	for i := range g.crowds {
+		g.crowds[i].root = i
+	}
+}
+
+// crowded takes the crowded windows of one place, which are in order.
+func (g *gathering) crowded(place []crowd, windows int, chance float64) {
+	ns := make([]int, len(place))
+	for i := range place {
+		ns[i] = place[i].ids
+	}
+	u := usual(ns, windows)
+	seed, edge := max(g.b.o.Campaigns.IDs, crowdOf(u, chance)), max(3, int(clearly*u)+1)
+	for i := 0; i < len(place); {
+		k, seeded := i, false
+		for ; k < len(place) && place[k].ids >= edge && (k == i || place[k].bucket()-place[k-1].bucket() <= 1); k++ {
+			seeded = seeded || place[k].ids >= seed
+		}
+		if seeded {
+			g.crowds = append(g.crowds, place[i:k]...)
+		}
+		i = max(k, i+1)
+	}
+}
+
+// clearly is how many times as many as usual are clearly more.
+const clearly = 4
 
 // usual is how many ids a window of a place holds on most days: the median over
 // all windows or, where most are empty, what their share tells of a Poisson
@@ -227,7 +318,7 @@ func usual(ns []int, buckets int) float64 {
 // as many as usual.
 func crowdOf(usual, chance float64) int {
 	const sigmas = 6
-	n := int(4*usual) + 1
+	n := int(clearly*usual) + 1
 	if usual > 50 {
 		return max(n, int(usual+sigmas*math.Sqrt(usual))+1)
 	}
@@ -248,96 +339,116 @@ func crowdOf(usual, chance float64) int {
 // member is an id of a campaign with what it did in it.
 type member struct {
 	e     *entry
-	cells []*cell
+	cells []cell
 }
 
-// join unites the crowded cells and gathers the ids of each union.
-func (b *Board) join(crowds []crowd, number map[crowdKey]int, from, to uint32) [][]member {
-	find := func(i int) int {
-		for crowds[i].root != i {
-			crowds[i].root = crowds[crowds[i].root].root
-			i = crowds[i].root
-		}
-		return i
+func (g *gathering) number(w window) (int, bool) {
+	return slices.BinarySearchFunc(g.crowds, w, func(c crowd, w window) int { return cmp.Compare(c.window, w) })
+}
+
+func (g *gathering) root(i int) int {
+	for g.crowds[i].root != i {
+		g.crowds[i].root = g.crowds[g.crowds[i].root].root
+		i = g.crowds[i].root
 	}
-	unite := func(i, k int) {
-		i, k = find(i), find(k)
-		crowds[max(i, k)].root = min(i, k) // the earliest stands for all
+	return i
+}
+
+func (g *gathering) unite(i, k int) {
+	i, k = g.root(i), g.root(k)
+	g.crowds[max(i, k)].root = min(i, k)
+}
+
+// join unites the crowded windows and gathers the ids of each union.
+func (g *gathering) join() [][]member {
+	b := g.b
+	// In time: windows of the same jail that touch.
+	order := make([]int, len(g.crowds))
+	for i := range order {
+		order[i] = i
 	}
-	// In time: the same jail in the same window or the next.
+	slices.SortFunc(order, func(i, k int) int {
+		return cmp.Or(cmp.Compare(g.crowds[i].bucket(), g.crowds[k].bucket()), cmp.Compare(i, k))
+	})
 	last := map[uint32]int{}
-	for i := range crowds {
-		jail := b.jailOf(crowds[i].crowdKey)
-		if k, ok := last[jail]; ok && crowds[i].bucket-crowds[k].bucket <= 1 {
-			unite(i, k)
+	for _, i := range order {
+		jail := g.jail(g.crowds[i].window)
+		if k, ok := last[jail]; ok && g.crowds[i].bucket()-g.crowds[k].bucket() <= 2 {
+			g.unite(i, k)
 		}
 		last[jail] = i
 	}
-	// By ids: half of those of the smaller cell.
+	// By ids: half of those of the smaller one.
 	shared := map[[2]int]int{}
-	b.all(func(e *entry) {
+	var ws []window
+	g.b.all(func(e *entry) {
 		before := -1
-		b.keys(e, from, to, func(k crowdKey, _ *cell) {
-			i, ok := number[k]
+		ws = g.windows(ws[:0], g.passing(e), true, true)
+		slices.SortFunc(ws, func(x, y window) int { return cmp.Or(cmp.Compare(x.bucket(), y.bucket()), cmp.Compare(x, y)) })
+		for _, w := range ws {
+			i, ok := g.number(w)
 			if !ok {
-				return
+				continue
 			}
 			if before >= 0 {
 				shared[[2]int{min(before, i), max(before, i)}]++
 			}
 			before = i
-		})
+		}
 	})
 	for pair, n := range shared {
-		if 2*n >= min(crowds[pair[0]].ids, crowds[pair[1]].ids) {
-			unite(pair[0], pair[1])
+		if 2*n >= min(g.crowds[pair[0]].ids, g.crowds[pair[1]].ids) {
+			g.unite(pair[0], pair[1])
 		}
 	}
-	// Ids go where most of their cells are, if that is at least half of them.
+	// An id belongs where most of its cells are, if that is at least half of them.
 	union := map[int][]member{}
 	b.all(func(e *entry) {
-		in, total := map[int][]*cell{}, 0
-		for i := range e.cells {
-			c := &e.cells[i]
-			if c.bucket < from || c.bucket > to {
-				continue
-			}
-			total++
-			k, ok := number[crowdKey{place: c.place, bucket: c.bucket}]
-			if !ok {
-				k, ok = number[crowdKey{fleet: true, place: b.places[c.place].jail, bucket: c.bucket}]
-			}
-			if ok {
-				in[find(k)] = append(in[find(k)], c)
+		var in map[int][]cell
+		for _, c := range g.passing(e) {
+			if root := g.rootOf(&c); root >= 0 {
+				if in == nil {
+					in = map[int][]cell{}
+				}
+				in[root] = append(in[root], c)
 			}
 		}
-		root := -1
-		for k, cells := range in {
-			if root < 0 || len(cells) > len(in[root]) || len(cells) == len(in[root]) && k < root {
-				root = k
+		most := -1
+		for root, cells := range in {
+			if most < 0 || len(cells) > len(in[most]) || len(cells) == len(in[most]) && root < most {
+				most = root
 			}
 		}
-		if root >= 0 && 2*len(in[root]) >= total {
-			union[root] = append(union[root], member{e, in[root]})
+		if most >= 0 && 2*len(in[most]) >= len(e.cells) {
+			union[most] = append(union[most], member{e, in[most]})
 		}
 	})
-	roots := make([]int, 0, len(union))
-	for root := range union {
-		roots = append(roots, root)
-	}
-	sort.Ints(roots)
-	out := make([][]member, 0, len(roots))
-	for _, root := range roots {
+	out := make([][]member, 0, len(union))
+	for _, root := range slices.Sorted(maps.Keys(union)) {
 		out = append(out, union[root])
 	}
 	return out
 }
 
-func (b *Board) jailOf(k crowdKey) uint32 {
-	if k.fleet {
-		return k.place
+// rootOf is the union that a cell is in, -1 for none.
+func (g *gathering) rootOf(c *cell) int {
+	place := g.placeRank[c.place]
+	for bucket := c.bucket - 1; bucket != c.bucket+1; bucket++ {
+		for _, w := range [...]window{windowOf(false, place, bucket), windowOf(true, g.jailAt[place], bucket)} {
+			if i, ok := g.number(w); ok {
+				return g.root(i)
+			}
+		}
 	}
-	return b.places[k.place].jail
+	return -1
+}
+
+func (g *gathering) jail(w window) uint32 {
+	place := uint32(w.where()) &^ (1 << 31)
+	if w&onFleet != 0 {
+		return place
+	}
+	return g.jailAt[place]
 }
 
 func (b *Board) campaign(members []member) Campaign {

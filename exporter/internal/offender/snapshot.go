@@ -120,7 +120,7 @@ func (sp *Spans) write(s *writer) {
 		s.uint(0)
 		exact := slices.Clone(sp.exact)
 		slices.SortFunc(exact, func(a, b span) int {
-			return cmp.Or(cmp.Compare(a.ms, b.ms), compareBool(a.event, b.event))
+			return cmp.Or(cmp.Compare(a.ms, b.ms), cmp.Compare(bit(a.event), bit(b.event)))
 		})
 		s.uint(uint64(len(exact)))
 		for _, x := range exact {
