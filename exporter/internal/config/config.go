@@ -167,7 +167,7 @@ var (
 		RepeatBans: 2, PersistentBans: 5, Window: days(30), RecidiveJails: []string{"recidive"},
 		Score:      Score{HalfLife: days(7), ReturnBonus: 0.5, ReturnHalfLife: days(1), ManualWeight: 1, HostFactor: 1, JailFactor: 0.5, Saturation: 4},
 		IPv4Prefix: 24, IPv6Prefixes: []int{48, 64},
-		Campaigns: Campaigns{Window: model.Duration(10 * time.Minute), IDs: 5, Networks: 3},
+		Campaigns: Campaigns{Window: model.Duration(20 * time.Minute), IDs: 5, Networks: 3},
 		Advice:    Advice{Cover: 0.8, MinEnds: 20, MinReoffences: 5, MinShare: 0.1},
 	}
 	DefaultMetrics = Metrics{Detail: "auto", MaxHosts: 5000, MaxJails: 200, TopOffenders: 50}

@@ -107,15 +107,16 @@ func (o *Options) keep() int { return max(remembered, o.RepeatBans, o.Persistent
 type Board struct {
 	o     Options
 	c     constants
-	index map[string]uint32
+	index index
 	slabs [][]entry // of slabSize each: what is tracked never moves
 	n     uint32    // entries in use or free
 	free  []uint32
 
-	placeNo map[Place]uint32
-	places  []place
-	hosts   map[string]uint32
-	jails   map[string]uint32
+	placeNo   map[Place]uint32
+	lastPlace uint32 // facts of one place often follow each other
+	places    []place
+	hosts     map[string]uint32
+	jails     map[string]uint32
 }
 
 const slabSize = 1 << 10
@@ -143,6 +144,13 @@ type entry struct {
 	visits                                []visit // by place
 	recent                                []stamp // the newest bans that count, oldest first
 	cells                                 []cell  // the newest, oldest first
+
+	// The first of each, beside the rest of the entry: most ids need no more, and
+	// an update then touches one piece of memory. The slices point here until they
+	// outgrow it.
+	visit0  [1]visit
+	recent0 [2]stamp
+	cells0  [2]cell
 }
 
 // visit is what one id did in one place.
@@ -169,12 +177,12 @@ func (s stamp) compare(t stamp) int {
 func NewBoard(o Options) *Board {
 	o = o.withDefaults()
 	return &Board{
-		o: o, c: o.Score.constants(), index: map[string]uint32{}, placeNo: map[Place]uint32{}, hosts: map[string]uint32{}, jails: map[string]uint32{},
+		o: o, c: o.Score.constants(), index: newIndex(), placeNo: map[Place]uint32{}, hosts: map[string]uint32{}, jails: map[string]uint32{},
 	}
 }
 
 // Len counts the ids that something is kept of.
-func (b *Board) Len() int { return len(b.index) }
+func (b *Board) Len() int { return b.index.len() }
 
 // Ban notes a true ban. It tells the standing that the id reached by it, None
 // where that is the one it had. A ban told again changes nothing.
@@ -244,7 +252,7 @@ func (b *Board) Forget(before time.Time) (dropped int) {
 		for k := range e.visits {
 			b.places[e.visits[k].place].censor(&e.visits[k], t)
 		}
-		delete(b.index, e.id)
+		b.index.delete(e.id)
 		*e = entry{}
 		b.free = append(b.free, i)
 		dropped++
@@ -254,13 +262,13 @@ func (b *Board) Forget(before time.Time) (dropped int) {
 
 // tracked tells an id that is the empty text from a free entry.
 func (b *Board) tracked(i uint32) bool {
-	no, ok := b.index[""]
+	no, ok := b.index.get("")
 	return ok && no == i
 }
 
 // all calls f for each id.
 func (b *Board) all(f func(*entry)) {
-	empty, hasEmpty := b.index[""]
+	empty, hasEmpty := b.index.get("")
 	for i := range b.n {
 		if e := b.at(i); e.id != "" || hasEmpty && empty == i {
 			f(e)
@@ -271,7 +279,7 @@ func (b *Board) all(f func(*entry)) {
 func (b *Board) at(i uint32) *entry { return &b.slabs[i/slabSize][i%slabSize] }
 
 func (b *Board) get(id string) *entry {
-	if i, ok := b.index[id]; ok {
+	if i, ok := b.index.get(id); ok {
 		return b.at(i)
 	}
 	i := b.n
@@ -286,7 +294,8 @@ func (b *Board) get(id string) *entry {
 	}
 	e := b.at(i)
 	e.id = id
-	b.index[id] = i
+	e.visits, e.recent, e.cells = e.visit0[:0], e.recent0[:0], e.cells0[:0]
+	b.index.set(id, i)
 	return e
 }
 
@@ -301,6 +310,9 @@ func (b *Board) seen(id string, at int64) *entry {
 }
 
 func (b *Board) place(p Place) uint32 {
+	if int(b.lastPlace) < len(b.places) && b.places[b.lastPlace].Place == p {
+		return b.lastPlace
+	}
 	no, ok := b.placeNo[p]
 	if !ok {
 		no = uint32(len(b.places))
@@ -310,6 +322,7 @@ func (b *Board) place(p Place) uint32 {
 			weight: b.o.weight(p.Jail), escalates: slices.Contains(b.o.RecidiveJails, p.Jail),
 		})
 	}
+	b.lastPlace = no
 	return no
 }
 

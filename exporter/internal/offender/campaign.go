@@ -11,22 +11,26 @@ import (
 // CampaignOptions say what counts as a campaign. The zero value of a field
 // takes its default.
 type CampaignOptions struct {
-	// Window is how close in time ids attack the same place. Default 10 min.
+	// Window is how close in time ids attack the same place. Default 20 min.
 	Window time.Duration
 	// IDs (5) from Networks (3) is how small a campaign may be.
 	IDs, Networks int
+
+	half int64 // ms in half a window
 }
 
 func (o CampaignOptions) withDefaults() CampaignOptions {
-	o.Window = cmp.Or(o.Window, 10*time.Minute)
+	o.Window = cmp.Or(o.Window, 20*time.Minute)
 	o.IDs, o.Networks = cmp.Or(o.IDs, 5), cmp.Or(o.Networks, 3)
+	o.half = max(1, o.Window.Milliseconds()/2)
 	return o
 }
 
-// bucket is the window that a time falls into, start where one begins.
-func (o *CampaignOptions) bucket(at int64) uint32 { return uint32(at / o.Window.Milliseconds()) }
-
-func (o *CampaignOptions) start(bucket uint32) int64 { return int64(bucket) * o.Window.Milliseconds() }
+// bucket is the half of a window that a time falls into, start where one begins.
+// A window is two halves that follow each other, so that what happens within
+// half a window of time is within one window, wherever it begins.
+func (o *CampaignOptions) bucket(at int64) uint32    { return uint32(at / o.half) }
+func (o *CampaignOptions) start(bucket uint32) int64 { return int64(bucket) * o.half }
 
 // cell is what an id did in one place in half a window.
 type cell struct {

@@ -26,88 +26,112 @@ type Network struct {
 	LastBan  time.Time
 }
 
+// sum is a network while its ids are gathered.
+type sum struct {
+	name      string // of one that Options.Network named
+	prefix    netip.Prefix
+	one       *entry // the first of its ids with a true ban,
+	more      []*entry
+	bans      int
+	failures  int
+	visits    int
+	mass      float64
+	addresses float64
+	last, ban int64
+}
+
+func (s *sum) add(e *entry, mass, addresses float64) {
+	s.failures += int(e.failures)
+	s.last = max(s.last, e.last)
+	if e.bans == 0 {
+		return
+	}
+	if s.one == nil {
+		s.one = e
+	} else {
+		s.more = append(s.more, e)
+	}
+	s.bans += int(e.bans)
+	s.visits += len(e.visits)
+	s.mass += mass
+	s.addresses += addresses
+	s.ban = max(s.ban, e.ban)
+}
+
+// network makes the row.
+func (s *sum) network(p *parts) Network {
+	n := Network{
+		Network: s.name, Offenders: 1 + len(s.more), Bans: s.bans, Failures: s.failures, LastSeen: timeOf(s.last), LastBan: timeOf(s.ban),
+	}
+	if s.prefix.IsValid() {
+		n.Network = s.prefix.String()
+		n.Share = share(s.addresses, math.Exp2(float64(s.prefix.Addr().BitLen()-s.prefix.Bits())))
+	}
+	slices.SortFunc(s.more, func(x, y *entry) int { return cmp.Compare(x.id, y.id) })
+	p.add(s.one)
+	for _, e := range s.more {
+		p.add(e)
+	}
+	n.Parts, n.Hosts, n.Jails = p.take()
+	n.Score = p.b.c.score(n.Parts.Strength)
+	return n
+}
+
 // Networks ranks the networks of the ids with true bans, as of now: greater
 // strength first, then more offenders, then the newer last ban, then by name.
 func (b *Board) Networks(now time.Time, top int) []Network {
-	type sum struct {
-		name                string
-		bits                int // of the part that its addresses differ in; -1 not known
-		ids                 []*entry
-		failures, addresses float64
-		last, ban           int64
-		bans                int
-	}
-	sums := map[string]*sum{}
-	prefixes := map[netip.Prefix]*sum{}
-	into := func(s *sum, e *entry, addresses float64) {
-		s.failures += float64(e.failures)
-		s.last = max(s.last, e.last)
-		if e.bans > 0 {
-			s.ids = append(s.ids, e)
-			s.bans += int(e.bans)
-			s.addresses += addresses
-			s.ban = max(s.ban, e.ban)
-		}
-	}
+	p := b.newParts(now.UnixMilli())
+	named, prefixes := map[string]*sum{}, map[netip.Prefix]*sum{}
 	b.all(func(e *entry) {
 		id, ok := address(e.id)
 		if !ok {
 			return
 		}
-		addresses := math.Exp2(float64(id.Addr().BitLen() - id.Bits()))
+		mass, addresses := 0.0, math.Exp2(float64(id.Addr().BitLen()-id.Bits()))
+		if e.bans > 0 {
+			mass = p.massOf(e)
+		}
 		var before netip.Prefix
 		for _, bits := range b.o.prefixes(id.Addr()) {
-			p, err := id.Addr().Prefix(min(bits, id.Bits()))
-			if err != nil || p == before {
+			n, err := id.Addr().Prefix(min(bits, id.Bits()))
+			if err != nil || n == before {
 				continue // a subnet wider than several of the configured lengths
 			}
-			before = p
-			s := prefixes[p]
+			before = n
+			s := prefixes[n]
 			if s == nil {
-				s = &sum{name: p.String(), bits: id.Addr().BitLen() - p.Bits()}
-				prefixes[p] = s
+				s = &sum{prefix: n}
+				prefixes[n] = s
 			}
-			into(s, e, addresses)
+			s.add(e, mass, addresses)
 		}
 		if b.o.Network == nil {
 			return
 		}
 		for _, name := range b.o.Network(id.Addr()) {
-			s := sums[name]
+			s := named[name]
 			if s == nil {
-				s = &sum{name: name, bits: -1}
-				sums[name] = s
+				s = &sum{name: name}
+				named[name] = s
 			}
-			into(s, e, 0)
+			s.add(e, mass, 0)
 		}
 	})
-	p := b.newParts(now.UnixMilli())
 	best := newFirst(top, func(x, y Network) int {
 		return cmp.Or(cmp.Compare(rounded(y.Parts.Strength), rounded(x.Parts.Strength)), cmp.Compare(y.Offenders, x.Offenders),
 			y.LastBan.Compare(x.LastBan), cmp.Compare(x.Network, y.Network))
 	})
 	add := func(s *sum) {
-		if len(s.ids) == 0 {
-			return
+		// No breadth makes more of a network than all its places could, all fresh.
+		most := b.c.strength(s.mass, float64(s.visits), float64(s.visits)) * (1 + 1e-9)
+		if s.one != nil && (len(best.heap) < best.n || best.n > 0 && rounded(most) >= rounded(best.heap[0].Parts.Strength)) {
+			best.add(s.network(p))
 		}
-		slices.SortFunc(s.ids, func(x, y *entry) int { return cmp.Compare(x.id, y.id) })
-		for _, e := range s.ids {
-			p.add(e)
-		}
-		n := Network{
-			Network: s.name, Offenders: len(s.ids), Bans: s.bans, Failures: int(s.failures), LastSeen: timeOf(s.last), LastBan: timeOf(s.ban),
-		}
-		n.Parts, n.Hosts, n.Jails = p.take()
-		n.Score = b.c.score(n.Parts.Strength)
-		if s.bits >= 0 {
-			n.Share = share(s.addresses, math.Exp2(float64(s.bits)))
-		}
-		best.add(n)
 	}
 	for _, s := range prefixes {
 		add(s)
 	}
-	for _, s := range sums {
+	for _, s := range named {
 		add(s)
 	}
 	out := best.sorted()

@@ -42,8 +42,9 @@ func (b *Board) Snapshot(w io.Writer) error {
 	b.all(func(e *entry) { entries = append(entries, e) })
 	slices.SortFunc(entries, func(x, y *entry) int { return strings.Compare(x.id, y.id) })
 	s.uint(uint64(len(entries)))
+	var a scratch
 	for _, e := range entries {
-		e.write(s, to)
+		a.write(e, s, to)
 	}
 	s.flush()
 	sum := s.sum
@@ -156,7 +157,14 @@ func (sp *Spans) read(s *reader) {
 	}
 }
 
-func (e *entry) write(s *writer, to []uint32) {
+// scratch holds what an entry keeps by place, renumbered.
+type scratch struct {
+	visits []visit
+	recent []stamp
+	cells  []cell
+}
+
+func (a *scratch) write(e *entry, s *writer, to []uint32) {
 	s.text(e.id)
 	s.fixed(math.Float64bits(e.mass))
 	s.int(e.first)
@@ -166,7 +174,8 @@ func (e *entry) write(s *writer, to []uint32) {
 		s.uint(uint64(n))
 	}
 	s.uint(bit(e.escalated))
-	visits := slices.Clone(e.visits)
+	visits := append(a.visits[:0], e.visits...)
+	a.visits = visits
 	for i := range visits {
 		visits[i].place = to[visits[i].place]
 	}
@@ -178,7 +187,8 @@ func (e *entry) write(s *writer, to []uint32) {
 		s.int(v.start - v.ban)
 		s.int(v.end)
 	}
-	recent := slices.Clone(e.recent)
+	recent := append(a.recent[:0], e.recent...)
+	a.recent = recent
 	for i := range recent {
 		recent[i].place = to[recent[i].place]
 	}
@@ -188,7 +198,8 @@ func (e *entry) write(s *writer, to []uint32) {
 		s.int(r.at)
 		s.uint(uint64(r.place))
 	}
-	cells := slices.Clone(e.cells)
+	cells := append(a.cells[:0], e.cells...)
+	a.cells = cells
 	for i := range cells {
 		cells[i].place = to[cells[i].place]
 	}
@@ -276,6 +287,7 @@ func (s *writer) flush() {
 type reader struct {
 	r    *bufio.Reader
 	seen []byte // not summed up yet
+	buf  []byte
 	crc  uint32
 	err  error
 }
@@ -355,13 +367,13 @@ func (s *reader) text() string {
 	if s.err != nil || n == 0 {
 		return ""
 	}
-	b := make([]byte, n)
-	if _, err := io.ReadFull(s.r, b); err != nil {
+	s.buf = slices.Grow(s.buf[:0], int(n))[:n]
+	if _, err := io.ReadFull(s.r, s.buf); err != nil {
 		s.fail(err)
 		return ""
 	}
-	s.note(b...)
-	return string(b)
+	s.note(s.buf...)
+	return string(s.buf)
 }
 
 // below reads the number of a place.
