@@ -134,23 +134,23 @@ type place struct {
 	banned                int64 // ms in force, of bans that have ended
 }
 
-// entry is one id. Times are Unix milliseconds, 0 is none.
+// entry is one id. Times are Unix milliseconds, 0 is none. What most updates
+// touch stands together, and with it the first of each list: most ids need no
+// more. The slices point there until they outgrow it.
 type entry struct {
 	id                                    string
-	mass                                  float64 // as of ban
-	first, last, ban                      int64   // ban is the newest that counts
+	first, last                           int64
 	bans, restores, failures, gapFailures uint32
-	escalated                             bool
 	visits                                []visit // by place
-	recent                                []stamp // the newest bans that count, oldest first
 	cells                                 []cell  // the newest, oldest first
+	visit0                                [1]visit
+	cells0                                [2]cell
 
-	// The first of each, beside the rest of the entry: most ids need no more, and
-	// an update then touches one piece of memory. The slices point here until they
-	// outgrow it.
-	visit0  [1]visit
-	recent0 [2]stamp
-	cells0  [2]cell
+	mass      float64 // as of ban
+	ban       int64   // the newest that counts
+	escalated bool
+	recent    []stamp // the newest bans that count, oldest first
+	recent0   [2]stamp
 }
 
 // visit is what one id did in one place.

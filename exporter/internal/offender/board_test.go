@@ -28,9 +28,10 @@ func TestRank(t *testing.T) {
 	sshd := Place{"web-1", "sshd"}
 	for i, id := range []string{"two", "one-new", "one-old-b", "one-old-a", "two"} {
 		at := day.Add(time.Hour)
-		if i == 1 {
+		switch i {
+		case 1:
 			at = day.Add(2 * time.Hour)
-		} else if i == 4 {
+		case 4:
 			at = at.Add(time.Minute)
 		}
 		ban(b, sshd, id, at)
@@ -276,6 +277,30 @@ func TestReplayDoesNotMatter(t *testing.T) {
 		now := day.Add(100 * 24 * time.Hour)
 		if diff := cmp.Diff(one.Rank(now, 10), other.Rank(now, 10)); diff != "" {
 			t.Fatal(diff)
+		}
+	})
+}
+
+// A restart restores the bans that are active: the ranking and its scores stay.
+func TestRestartsDoNotMatter(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		one, other := NewBoard(Options{}), NewBoard(Options{})
+		now := day.Add(60 * 24 * time.Hour)
+		for _, f := range facts(t, 60, "a", "b") {
+			if f.kind == 2 {
+				continue
+			}
+			f.tell(one)
+			f.tell(other)
+			for range rapid.IntRange(0, 3).Draw(t, "restarts") {
+				other.Restore(f.ban.Place, f.ban.ID, f.ban.At)
+			}
+		}
+		for _, r := range one.Rank(now, 10).Rows {
+			same, _ := other.Of(r.ID, now)
+			if same.Parts != r.Parts || same.Score != r.Score || same.Bans != r.Bans || same.Standing != r.Standing {
+				t.Fatalf("%+v, without restarts %+v", same, r)
+			}
 		}
 	})
 }

@@ -94,18 +94,6 @@ type Campaign struct {
 	Bans     int
 }
 
-// crowdKey is a cell: a place, or a jail on the whole fleet, in one window.
-type crowdKey struct {
-	fleet  bool
-	place  uint32 // or the jail's number
-	bucket uint32
-}
-
-type crowdPlace struct {
-	fleet bool
-	place uint32
-}
-
 // Campaigns finds the crowds of the window of time that ends at now, those of
 // more ids first.
 //
@@ -327,7 +315,7 @@ func crowdOf(usual, chance float64) int {
 		return max(n, int(usual+sigmas*math.Sqrt(usual))+1)
 	}
 	below, p := 0.0, math.Exp(-usual) // P(N < k), P(N = k)
-	for k := 0; k < 1000; k++ {
+	for k := range 1000 {
 		if 1-below < chance {
 			return max(n, k)
 		}

@@ -209,8 +209,7 @@ func TestCampaign(t *testing.T) {
 		t.Errorf("beyond the window: %+v", got)
 	}
 	for _, o := range []CampaignOptions{{IDs: 7}, {Networks: 7}} {
-		var s Board
-		s = *b
+		s := *b
 		s.o.Campaigns = o.withDefaults()
 		if got := s.Campaigns(now, 10); len(got) != 0 {
 			t.Errorf("%+v: %+v", o, got)

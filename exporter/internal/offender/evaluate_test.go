@@ -86,7 +86,7 @@ func churningWorld(seed uint64) *world {
 	for range 60 { // stubborn ones: one host, at once after each ban, six hours a day, 4 days on average
 		id, host, at := w.id(), w.r.IntN(worldHosts), w.moment()
 		for end := at.Add(time.Duration(w.r.ExpFloat64() * float64(4*days))); at.Before(end); at = at.Add(18 * hour) {
-			for k := 0; k < 6; k++ {
+			for range 6 {
 				w.ban(id, host, at)
 				at = at.Add(banTime + w.upTo(10*time.Minute))
 			}
@@ -396,4 +396,9 @@ func TestPredictionInRecordings(t *testing.T) {
 		local.log(t)
 	}
 	all.log(t)
+	for _, e := range all {
+		if e.Banned > all[offender.ByScore].Banned {
+			t.Errorf("%s: %d, the score: %d", e.Method, e.Banned, all[offender.ByScore].Banned)
+		}
+	}
 }

@@ -93,11 +93,12 @@ func Load(r io.Reader, o Options) (*Board, error) {
 // fingerprint names all that what is kept depends on.
 func (o *Options) fingerprint() string {
 	s := o.Score
-	text := fmt.Sprint(s.HalfLife, s.ReturnBonus, s.ReturnHalfLife, s.ManualWeight, o.keep(), o.Campaigns.Window, slices.Sorted(slices.Values(o.RecidiveJails)))
+	var text strings.Builder
+	fmt.Fprint(&text, s.HalfLife, s.ReturnBonus, s.ReturnHalfLife, s.ManualWeight, o.keep(), o.Campaigns.Window, slices.Sorted(slices.Values(o.RecidiveJails)))
 	for _, jail := range slices.Sorted(maps.Keys(s.JailWeights)) {
-		text += fmt.Sprintf(" %q:%v", jail, s.JailWeights[jail])
+		fmt.Fprintf(&text, " %q:%v", jail, s.JailWeights[jail])
 	}
-	return text
+	return text.String()
 }
 
 func (p *place) write(s *writer) {

@@ -2,6 +2,7 @@ package offender
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -108,14 +109,7 @@ func (s *Spans) bin(x span) {
 }
 
 func (s *Spans) clone() Spans {
-	c := Spans{exact: slices.Clone(s.exact), n: s.n}
-	if s.bins != nil {
-		c.bins = make(map[int32]binned, len(s.bins))
-		for no, b := range s.bins {
-			c.bins[no] = b
-		}
-	}
-	return c
+	return Spans{exact: slices.Clone(s.exact), bins: maps.Clone(s.bins), n: s.n}
 }
 
 // counted is how many spans there are of a length.
