@@ -71,5 +71,14 @@ func correlateOptions(c *config.Config) correlate.Options {
 
 func offenderOptions(c *config.Config) offender.Options {
 	o := &c.Offenders
-	return offender.Options{RepeatBans: o.RepeatBans, Window: time.Duration(o.Window), RecidiveJails: o.RecidiveJails}
+	s, ca := &o.Score, &o.Campaigns
+	return offender.Options{
+		Score: &offender.Score{
+			HalfLife: time.Duration(s.HalfLife), ReturnBonus: s.ReturnBonus, ReturnHalfLife: time.Duration(s.ReturnHalfLife),
+			JailWeights: s.JailWeights, ManualWeight: s.ManualWeight, HostFactor: s.HostFactor, JailFactor: s.JailFactor, Saturation: s.Saturation,
+		},
+		RepeatBans: o.RepeatBans, PersistentBans: o.PersistentBans, Window: time.Duration(o.Window), RecidiveJails: o.RecidiveJails,
+		IPv4Prefix: o.IPv4Prefix, IPv6Prefixes: o.IPv6Prefixes,
+		Campaigns: offender.CampaignOptions{Window: time.Duration(ca.Window), IDs: ca.IDs, Networks: ca.Networks},
+	}
 }

@@ -100,9 +100,42 @@ type Correlate struct {
 
 // Offenders says who counts as what.
 type Offenders struct {
-	RepeatBans    int            `yaml:"repeat_bans"`
-	Window        model.Duration `yaml:"window"`
-	RecidiveJails []string       `yaml:"recidive_jails"`
+	RepeatBans     int            `yaml:"repeat_bans"`
+	PersistentBans int            `yaml:"persistent_bans"`
+	Window         model.Duration `yaml:"window"`
+	RecidiveJails  []string       `yaml:"recidive_jails"`
+	Score          Score          `yaml:"score"`
+	IPv4Prefix     int            `yaml:"ipv4_prefix"`
+	IPv6Prefixes   []int          `yaml:"ipv6_prefixes"`
+	Campaigns      Campaigns      `yaml:"campaigns"`
+	Advice         Advice         `yaml:"advice"`
+}
+
+// Score holds the constants of the score.
+type Score struct {
+	HalfLife       model.Duration     `yaml:"half_life"`
+	ReturnBonus    float64            `yaml:"return_bonus"`
+	ReturnHalfLife model.Duration     `yaml:"return_half_life"`
+	JailWeights    map[string]float64 `yaml:"jail_weights"`
+	ManualWeight   float64            `yaml:"manual_weight"`
+	HostFactor     float64            `yaml:"host_factor"`
+	JailFactor     float64            `yaml:"jail_factor"`
+	Saturation     float64            `yaml:"saturation"`
+}
+
+// Campaigns says what counts as one.
+type Campaigns struct {
+	Window   model.Duration `yaml:"window"`
+	IDs      int            `yaml:"ids"`
+	Networks int            `yaml:"networks"`
+}
+
+// Advice says when and how a ban time is suggested.
+type Advice struct {
+	Cover         float64 `yaml:"cover"`
+	MinEnds       int     `yaml:"min_ends"`
+	MinReoffences int     `yaml:"min_reoffences"`
+	MinShare      float64 `yaml:"min_share"`
 }
 
 // Metrics bounds what /metrics shows.
@@ -159,8 +192,14 @@ var (
 		PrematureWindow: days(1), ExpiryTolerance: model.Duration(time.Second), ExpectedEndGrace: model.Duration(5 * time.Minute),
 		StopPause: model.Duration(2 * time.Second), BannedGrace: model.Duration(5 * time.Second),
 	}
-	DefaultOffenders = Offenders{RepeatBans: 2, Window: days(30), RecidiveJails: []string{"recidive"}}
-	DefaultMetrics   = Metrics{Detail: "auto", MaxHosts: 5000, MaxJails: 200, TopOffenders: 50}
+	DefaultOffenders = Offenders{
+		RepeatBans: 2, PersistentBans: 5, Window: days(30), RecidiveJails: []string{"recidive"},
+		Score:      Score{HalfLife: days(7), ReturnBonus: 0.5, ReturnHalfLife: days(1), ManualWeight: 1, HostFactor: 1, JailFactor: 0.5, Saturation: 4},
+		IPv4Prefix: 24, IPv6Prefixes: []int{48, 64},
+		Campaigns: Campaigns{Window: model.Duration(20 * time.Minute), IDs: 5, Networks: 3},
+		Advice:    Advice{Cover: 0.8, MinEnds: 20, MinReoffences: 5, MinShare: 0.1},
+	}
+	DefaultMetrics = Metrics{Detail: "auto", MaxHosts: 5000, MaxJails: 200, TopOffenders: 50}
 )
 
 // Default is the configuration of an empty file, were one allowed.
@@ -517,8 +556,73 @@ func (o *Offenders) validate() error {
 	if o.RepeatBans < 2 {
 		return fmt.Errorf("offenders.repeat_bans: %d; who comes back was banned at least 2 times", o.RepeatBans)
 	}
+	if o.PersistentBans < o.RepeatBans {
+		return fmt.Errorf("offenders.persistent_bans: %d; it must not be less than repeat_bans, %d", o.PersistentBans, o.RepeatBans)
+	}
 	if o.Window <= 0 {
 		return errors.New("offenders.window: it must be longer than 0")
+	}
+	if o.IPv4Prefix < 1 || o.IPv4Prefix > 32 {
+		return fmt.Errorf("offenders.ipv4_prefix: %d; give the length of a network, 1 to 32", o.IPv4Prefix)
+	}
+	for i, bits := range o.IPv6Prefixes {
+		if bits < 1 || bits > 128 {
+			return fmt.Errorf("offenders.ipv6_prefixes[%d]: %d; give the length of a network, 1 to 128", i, bits)
+		}
+	}
+	return errors.Join(o.Score.validate(o.RecidiveJails), o.Campaigns.validate(), o.Advice.validate())
+}
+
+func (s *Score) validate(recidive []string) error {
+	if s.HalfLife <= 0 || s.ReturnHalfLife <= 0 {
+		return errors.New("offenders.score: half_life and return_half_life must be longer than 0")
+	}
+	for _, n := range []struct {
+		key string
+		is  float64
+	}{{"return_bonus", s.ReturnBonus}, {"manual_weight", s.ManualWeight}, {"host_factor", s.HostFactor}, {"jail_factor", s.JailFactor}} {
+		if !(n.is >= 0 && n.is <= maxFactor) {
+			return fmt.Errorf("offenders.score.%s: %v; give 0 to %d", n.key, n.is, maxFactor)
+		}
+	}
+	if !(s.Saturation > 0 && s.Saturation <= maxFactor) {
+		return fmt.Errorf("offenders.score.saturation: %v; give a number above 0, up to %d", s.Saturation, maxFactor)
+	}
+	for _, jail := range slices.Sorted(maps.Keys(s.JailWeights)) {
+		if w := s.JailWeights[jail]; !(w >= 0 && w <= maxFactor) {
+			return fmt.Errorf("offenders.score.jail_weights.%s: %v; give 0 to %d", jail, w, maxFactor)
+		}
+		if slices.Contains(recidive, jail) && s.JailWeights[jail] > 0 {
+			return fmt.Errorf("offenders.score.jail_weights.%s: it is one of recidive_jails, whose bans follow from others; take it out of there to let it weigh", jail)
+		}
+	}
+	return nil
+}
+
+// maxFactor bounds weights and factors: more would only drown all else.
+const maxFactor = 1000
+
+func (c *Campaigns) validate() error {
+	if w := time.Duration(c.Window); w < time.Minute || w > 12*time.Hour {
+		return fmt.Errorf("offenders.campaigns.window: %v; give 1m to 12h", c.Window)
+	}
+	if c.IDs < 2 || c.Networks < 1 {
+		return fmt.Errorf("offenders.campaigns: %d ids from %d networks; give at least 2 ids from 1", c.IDs, c.Networks)
+	}
+	return nil
+}
+
+func (a *Advice) validate() error {
+	for _, n := range []struct {
+		key string
+		is  float64
+	}{{"cover", a.Cover}, {"min_share", a.MinShare}} {
+		if !(n.is > 0 && n.is <= 1) {
+			return fmt.Errorf("offenders.advice.%s: %v; give a share above 0, up to 1", n.key, n.is)
+		}
+	}
+	if a.MinEnds < 1 || a.MinReoffences < 1 {
+		return errors.New("offenders.advice: min_ends and min_reoffences must be at least 1")
 	}
 	return nil
 }

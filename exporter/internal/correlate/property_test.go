@@ -165,14 +165,14 @@ func TestInversionsDoNotMatter(t *testing.T) {
 			return // whose Found names no jail: the id's lines are not all told
 		}
 		events := read(readLog(t, dir, host, files), zone)
-		want := verdicts(events)
+		want := saidOf(events)
 		for k := range events {
 			if to := laterOfID(events, k); to > 0 {
 				moved := slices.Clone(events)
 				e := moved[k]
 				copy(moved[k:to], moved[k+1:to+1])
 				moved[to] = e
-				if diff := cmp.Diff(want, verdicts(moved)); diff != "" {
+				if diff := cmp.Diff(want, saidOf(moved)); diff != "" {
 					t.Errorf("%s: %v %s %s %s moved behind %v at %s:\n%s", name, e.ev.Kind, e.ev.Jail, e.ev.ID, clock(e.ev.Time),
 						events[to].ev.Kind, clock(events[to].ev.Time), diff)
 				}
@@ -200,8 +200,8 @@ func laterOfID(events []hostEvent, k int) int {
 	return 0
 }
 
-// verdicts are what was said, in an order that does not depend on the log's.
-func verdicts(events []hostEvent) []string {
+// saidOf is what was said, in an order that does not depend on the log's.
+func saidOf(events []hostEvent) []string {
 	e := NewEngine(Options{Events: true})
 	for i := range events {
 		e.Add(events[i].host, &events[i].ev)

@@ -1,156 +1,384 @@
 // Package offender ranks ids over all hosts and jails by what they truly did:
-// true bans, never restores.
+// true bans, never restores. It also says which networks and campaigns they
+// form, when they come back, and what ban time would hold them.
 //
 // It is pure: time comes in with what is observed and as an argument. A Board
-// is fed fact by fact and never looks back, so that ids which stay idle cost
-// nothing.
+// is fed fact by fact and never looks back: an id that stays idle costs
+// nothing, since its decayed sums are kept relative to its own last ban
+// (forward decay). Boards of disjoint hosts merge into the board of the whole.
+//
+// Facts of different places (a jail of a host) may come in any order. Those of
+// one place come in the order of its log; the score does not depend on that
+// either, as long as no more than `remembered` newer bans of the id came first.
 package offender
 
 import (
 	"cmp"
+	"math"
+	"net/netip"
 	"slices"
+	"sort"
 	"time"
 )
 
-// Options say who counts as what.
+// Options say who counts as what. The zero value of a field takes its default.
 type Options struct {
-	// RepeatBans true bans within Window make a repeat offender. Default 2.
-	RepeatBans int
-	// Window is how far back true bans count for that. Default 30 days.
+	// Score holds the constants of the score; nil takes DefaultScore.
+	Score *Score
+	// RepeatBans true bans within Window make a repeat offender (2),
+	// PersistentBans a persistent one (5).
+	RepeatBans, PersistentBans int
+	// Window is how far back true bans count for that, and how far back
+	// campaigns are looked for. Default 30 days.
 	Window time.Duration
 	// RecidiveJails ban for bans in other jails: theirs are derived, so they
-	// do not count again but mark the id as escalated. Default recidive.
+	// weigh nothing but mark the id as escalated. Default recidive.
 	RecidiveJails []string
+	// IPv4Prefix (24) and IPv6Prefixes (48, 64) are the lengths of the networks
+	// that addresses are gathered in.
+	IPv4Prefix   int
+	IPv6Prefixes []int
+	// Network, where set, names further networks of an address, such as its
+	// autonomous system. It must always answer the same.
+	Network func(netip.Addr) []string
+	// Campaigns says what counts as one.
+	Campaigns CampaignOptions
+}
+
+func (o Options) withDefaults() Options {
+	if o.Score == nil {
+		s := DefaultScore
+		o.Score = &s
+	}
+	o.RepeatBans, o.PersistentBans = cmp.Or(o.RepeatBans, 2), cmp.Or(o.PersistentBans, 5)
+	o.Window = cmp.Or(o.Window, 30*24*time.Hour)
+	if o.RecidiveJails == nil {
+		o.RecidiveJails = []string{"recidive"}
+	}
+	o.IPv4Prefix = cmp.Or(o.IPv4Prefix, 24)
+	if o.IPv6Prefixes == nil {
+		o.IPv6Prefixes = []int{48, 64}
+	}
+	o.Campaigns = o.Campaigns.withDefaults()
+	return o
 }
 
 // Place is one jail of one host.
 type Place struct{ Host, Jail string }
 
+func (p Place) compare(q Place) int {
+	return cmp.Or(cmp.Compare(p.Host, q.Host), cmp.Compare(p.Jail, q.Jail))
+}
+
+// BanFact is one true ban.
+type BanFact struct {
+	Place Place
+	ID    string
+	At    time.Time
+	// Delay is the time since the last true end of this id's ban in this place,
+	// where HasDelay says that there was one.
+	Delay    time.Duration
+	HasDelay bool
+	// Manual says that an administrator banned.
+	Manual bool
+}
+
+// EndFact is the end of a ban.
+type EndFact struct {
+	Place Place
+	ID    string
+	At    time.Time
+	// True says that protection truly ended (it expired, or an administrator
+	// ended it), and was not lost, taken over by another ban or merely expected.
+	True bool
+	// NextFailure is the time from then to the id's next failure in this place,
+	// where it is known already (Failed). Else the failure itself tells.
+	NextFailure time.Duration
+	Failed      bool
+}
+
+// remembered is how many of an id's newest bans are known one by one: to tell
+// how many fall into the window, and a ban told twice.
+const remembered = 32
+
+func (o *Options) keep() int { return max(remembered, o.RepeatBans, o.PersistentBans) }
+
 // Board keeps what each id did.
 type Board struct {
 	o     Options
-	ids   map[string]*entry
-	hosts map[string]uint32 // names told apart by a number
-	jails map[string]uint32
+	c     constants
+	index index
+	slabs [][]entry // of slabSize each: what is tracked never moves
+	n     uint32    // entries in use or free
+	free  []uint32
+
+	placeNo   map[Place]uint32
+	lastPlace uint32 // facts of one place often follow each other
+	places    []place
+	hosts     map[string]uint32
+	jails     map[string]uint32
 }
 
-// entry is one id.
-type entry struct {
-	bans, restores, failures, gapFailures uint32
+const slabSize = 1 << 10
 
-	escalated        bool
-	first, last, ban int64 // Unix milliseconds
-	hosts, jails     []uint32
-	recent           []int64 // the newest bans, at most RepeatBans of them, oldest first
+// place is what is known of one jail of one host over all ids.
+type place struct {
+	Place
+	host, jail uint32
+	weight     float64
+	escalates  bool
+
+	ends                  uint64
+	toBan, toFailure      Spans // those that have ended
+	before, during, after uint64
+	banned                int64 // ms in force, of bans that have ended
+}
+
+// entry is one id. Times are Unix milliseconds, 0 is none. What most updates
+// touch stands together, and with it the first of each list: most ids need no
+// more. The slices point there until they outgrow it.
+type entry struct {
+	id                                    string
+	first, last                           int64
+	bans, restores, failures, gapFailures uint32
+	visits                                []visit // by place
+	cells                                 []cell  // the newest, oldest first
+	visit0                                [1]visit
+	cells0                                [2]cell
+
+	mass      float64 // as of ban
+	ban       int64   // the newest that counts
+	escalated bool
+	recent    []stamp // the newest bans that count, oldest first
+	recent0   [2]stamp
+}
+
+// visit is what one id did in one place.
+type visit struct {
+	place   uint32
+	open    bool  // its ban truly ended, and no ban came since
+	waiting bool  // nor a failure
+	ban     int64 // the newest ban that counts
+	start   int64 // the newest ban
+	end     int64 // the newest end
+}
+
+// stamp is one ban.
+type stamp struct {
+	at    int64
+	place uint32
+}
+
+func (s stamp) compare(t stamp) int {
+	return cmp.Or(cmp.Compare(s.at, t.at), cmp.Compare(s.place, t.place))
 }
 
 // NewBoard makes an empty board.
 func NewBoard(o Options) *Board {
-	if o.RepeatBans == 0 {
-		o.RepeatBans = 2
+	o = o.withDefaults()
+	return &Board{
+		o: o, c: o.Score.constants(), index: newIndex(), placeNo: map[Place]uint32{}, hosts: map[string]uint32{}, jails: map[string]uint32{},
 	}
-	if o.Window == 0 {
-		o.Window = 30 * 24 * time.Hour
-	}
-	if o.RecidiveJails == nil {
-		o.RecidiveJails = []string{"recidive"}
-	}
-	return &Board{o: o, ids: map[string]*entry{}, hosts: map[string]uint32{}, jails: map[string]uint32{}}
 }
 
-// Ban notes a true ban.
-func (b *Board) Ban(p Place, id string, at time.Time) {
-	e := b.seen(id, at)
-	if slices.Contains(b.o.RecidiveJails, p.Jail) {
-		e.escalated = true
-		return
+// Len counts the ids that something is kept of.
+func (b *Board) Len() int { return b.index.len() }
+
+// Ban notes a true ban. It tells the standing that the id reached by it, None
+// where that is the one it had. A ban told again changes nothing.
+func (b *Board) Ban(f BanFact) Standing {
+	at, no := f.At.UnixMilli(), b.place(f.Place)
+	p, e := &b.places[no], b.seen(f.ID, at)
+	v := e.visit(no)
+	weight := p.weight
+	if f.Manual {
+		weight *= b.c.manual
 	}
+	counts := weight > 0
+	e.escalated = e.escalated || p.escalates
+	if counts && !e.news(at, no, v.ban, b.o.keep()) || !counts && at <= v.start {
+		return None
+	}
+	b.returned(e, v, p, at, f)
+	e.cell(b, no, at, 0, 1)
+	if !counts {
+		return None
+	}
+	before := e.standing(max(e.ban, at), &b.o)
+	e.weigh(weight*b.c.rho(f.Delay, f.HasDelay), at, b.c.decay)
 	e.bans++
-	e.ban = max(e.ban, at.UnixMilli())
-	e.hosts = insert(e.hosts, number(b.hosts, p.Host))
-	e.jails = insert(e.jails, number(b.jails, p.Jail))
-	e.remember(at.UnixMilli(), b.o.RepeatBans)
+	v.ban = max(v.ban, at)
+	e.remember(stamp{at, no}, b.o.keep())
+	if after := e.standing(e.ban, &b.o); after > before {
+		return after
+	}
+	return None
+}
+
+// End notes the end of a ban.
+func (b *Board) End(f EndFact) {
+	at, no := f.At.UnixMilli(), b.place(f.Place)
+	b.ended(b.get(f.ID).visit(no), &b.places[no], at, f)
 }
 
 // Restore notes a restored ban: it shows that the id is banned, and no offence.
-func (b *Board) Restore(_ Place, id string, at time.Time) { b.seen(id, at).restores++ }
+func (b *Board) Restore(_ Place, id string, at time.Time) { b.seen(id, at.UnixMilli()).restores++ }
 
 // Failure notes a failure.
-func (b *Board) Failure(_ Place, id string, at time.Time) { b.seen(id, at).failures++ }
+func (b *Board) Failure(p Place, id string, at time.Time) {
+	t, no := at.UnixMilli(), b.place(p)
+	e := b.seen(id, t)
+	e.failures++
+	if i, ok := e.find(no); ok {
+		b.failed(&e.visits[i], &b.places[no], t)
+	}
+	e.cell(b, no, t, 1, 0)
+}
 
 // GapFailure notes that a failure, already noted as such, came while the host
 // or the jail was down.
-func (b *Board) GapFailure(_ Place, id string, at time.Time) { b.seen(id, at).gapFailures++ }
+func (b *Board) GapFailure(_ Place, id string, at time.Time) {
+	b.seen(id, at.UnixMilli()).gapFailures++
+}
 
-// remember keeps the newest n ban times in order, whatever order they come in.
-func (e *entry) remember(at int64, n int) {
-	i, _ := slices.BinarySearch(e.recent, at)
-	e.recent = slices.Insert(e.recent, i, at)
-	if len(e.recent) > n {
-		e.recent = slices.Delete(e.recent, 0, len(e.recent)-n)
+// Forget drops the ids that did nothing since a time and tells how many.
+func (b *Board) Forget(before time.Time) (dropped int) {
+	t := before.UnixMilli()
+	for i := range b.n {
+		e := b.at(i)
+		if e.id == "" && !b.tracked(i) || e.last >= t {
+			continue
+		}
+		for k := range e.visits {
+			b.places[e.visits[k].place].censor(&e.visits[k], t)
+		}
+		b.index.delete(e.id)
+		*e = entry{}
+		b.free = append(b.free, i)
+		dropped++
+	}
+	return dropped
+}
+
+// tracked tells an id that is the empty text from a free entry.
+func (b *Board) tracked(i uint32) bool {
+	no, ok := b.index.get("")
+	return ok && no == i
+}
+
+// all calls f for each id.
+func (b *Board) all(f func(*entry)) {
+	empty, hasEmpty := b.index.get("")
+	for i := range b.n {
+		if e := b.at(i); e.id != "" || hasEmpty && empty == i {
+			f(e)
+		}
 	}
 }
 
-func (b *Board) seen(id string, at time.Time) *entry {
-	t := at.UnixMilli()
-	e, ok := b.ids[id]
-	if !ok {
-		e = &entry{first: t, last: t}
-		b.ids[id] = e
+func (b *Board) at(i uint32) *entry { return &b.slabs[i/slabSize][i%slabSize] }
+
+func (b *Board) get(id string) *entry {
+	if i, ok := b.index.get(id); ok {
+		return b.at(i)
 	}
-	e.first, e.last = min(e.first, t), max(e.last, t)
+	i := b.n
+	if k := len(b.free); k > 0 {
+		i = b.free[k-1]
+		b.free = b.free[:k-1]
+	} else {
+		if b.n%slabSize == 0 {
+			b.slabs = append(b.slabs, make([]entry, slabSize))
+		}
+		b.n++
+	}
+	e := b.at(i)
+	e.id = id
+	e.visits, e.recent, e.cells = e.visit0[:0], e.recent0[:0], e.cells0[:0]
+	b.index.set(id, i)
 	return e
 }
 
-// Ranking is the board at a time.
-type Ranking struct {
-	// Rows are the first of the ranking.
-	Rows []Row
-	// Tracked counts the ids with a ban or a restore, Repeat those with
-	// enough true bans within the window.
-	Tracked, Repeat int
+// seen finds the id and notes that it did something.
+func (b *Board) seen(id string, at int64) *entry {
+	e := b.get(id)
+	if e.first == 0 || at < e.first {
+		e.first = at
+	}
+	e.last = max(e.last, at)
+	return e
 }
 
-// Rank gives the first top ids: more true bans first, then the newer last ban,
-// then by id, so that no two are ever in an order left to chance.
-func (b *Board) Rank(now time.Time, top int) Ranking {
-	var r Ranking
-	since := now.Add(-b.o.Window).UnixMilli()
-	ids := make([]string, 0, len(b.ids))
-	for id, e := range b.ids {
-		if e.bans == 0 && e.restores == 0 && !e.escalated {
-			continue
-		}
-		r.Tracked++
-		if len(e.recent) >= b.o.RepeatBans && e.recent[0] >= since {
-			r.Repeat++
-		}
-		ids = append(ids, id)
+func (b *Board) place(p Place) uint32 {
+	if int(b.lastPlace) < len(b.places) && b.places[b.lastPlace].Place == p {
+		return b.lastPlace
 	}
-	slices.SortFunc(ids, b.compare)
-	for i, id := range ids[:min(top, len(ids))] {
-		r.Rows = append(r.Rows, b.ids[id].row(i+1, id))
+	no, ok := b.placeNo[p]
+	if !ok {
+		no = uint32(len(b.places))
+		b.placeNo[p] = no
+		b.places = append(b.places, place{
+			Place: p, host: number(b.hosts, p.Host), jail: number(b.jails, p.Jail),
+			weight: b.o.weight(p.Jail), escalates: slices.Contains(b.o.RecidiveJails, p.Jail),
+		})
 	}
-	return r
+	b.lastPlace = no
+	return no
 }
 
-func (b *Board) compare(x, y string) int {
-	e, f := b.ids[x], b.ids[y]
-	return cmp.Or(cmp.Compare(f.bans, e.bans), cmp.Compare(f.ban, e.ban), cmp.Compare(x, y))
+// find looks for what the id did in a place.
+func (e *entry) find(place uint32) (int, bool) {
+	if len(e.visits) == 1 {
+		return 0, e.visits[0].place == place
+	}
+	i := sort.Search(len(e.visits), func(i int) bool { return e.visits[i].place >= place })
+	return i, i < len(e.visits) && e.visits[i].place == place
 }
 
-func (e *entry) row(rank int, id string) Row {
-	return Row{
-		Rank: rank, ID: id, Bans: int(e.bans), Restores: int(e.restores), Failures: int(e.failures), GapFailures: int(e.gapFailures),
-		Hosts: len(e.hosts), Jails: len(e.jails), FirstSeen: timeOf(e.first), LastSeen: timeOf(e.last), LastBan: timeOf(e.ban), Escalated: e.escalated,
+func (e *entry) visit(place uint32) *visit {
+	i, ok := slices.BinarySearchFunc(e.visits, place, func(v visit, p uint32) int { return cmp.Compare(v.place, p) })
+	if !ok {
+		e.visits = slices.Insert(e.visits, i, visit{place: place})
 	}
+	return &e.visits[i]
 }
 
-func timeOf(milli int64) time.Time {
-	if milli == 0 {
-		return time.Time{}
+// news tells whether a ban is not one noted before. newest is the newest of
+// its place. A ban older than all that are remembered is taken for known, since
+// the bans of a place come in their order.
+func (e *entry) news(at int64, place uint32, newest int64, keep int) bool {
+	if newest == 0 || at > newest {
+		return true
 	}
-	return time.UnixMilli(milli).UTC()
+	i, found := slices.BinarySearchFunc(e.recent, stamp{at, place}, stamp.compare)
+	return !found && (i > 0 || len(e.recent) < keep)
+}
+
+// remember keeps the newest n bans in order, whatever order they come in.
+func (e *entry) remember(s stamp, n int) {
+	i, _ := slices.BinarySearchFunc(e.recent, s, stamp.compare)
+	if i == 0 && len(e.recent) >= n {
+		return
+	}
+	if len(e.recent) < n {
+		e.recent = slices.Insert(e.recent, i, s)
+		return
+	}
+	copy(e.recent, e.recent[1:i])
+	e.recent[i-1] = s
+}
+
+// weigh adds a ban to the decayed sum, which is as of the newest one.
+func (e *entry) weigh(w float64, at int64, decay func(age int64) float64) {
+	switch {
+	case e.ban == 0:
+		e.mass, e.ban = w, at
+	case at >= e.ban:
+		e.mass = e.mass*decay(at-e.ban) + w
+		e.ban = at
+	default:
+		e.mass += w * decay(e.ban-at)
+	}
 }
 
 func number(names map[string]uint32, name string) uint32 {
@@ -162,9 +390,24 @@ func number(names map[string]uint32, name string) uint32 {
 	return n
 }
 
-func insert(s []uint32, n uint32) []uint32 {
-	if i, found := slices.BinarySearch(s, n); !found {
-		return slices.Insert(s, i, n)
+func timeOf(milli int64) time.Time {
+	if milli == 0 {
+		return time.Time{}
 	}
-	return s
+	return time.UnixMilli(milli).UTC()
+}
+
+func milliOf(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// share is a part of a whole, 0 of nothing.
+func share(part, whole float64) float64 {
+	if whole == 0 {
+		return 0
+	}
+	return math.Min(1, part/whole)
 }

@@ -7,9 +7,10 @@ import "time"
 type Row struct {
 	Rank        int // from 1
 	ID          string
-	Score       float64
+	Score       float64 // 0..100
 	Scored      bool
-	Bans        int // true bans
+	Parts       Parts // what the score is made of
+	Bans        int   // true bans, but in jails that weigh nothing
 	Restores    int
 	Failures    int
 	GapFailures int // failures while the host or the jail was down
@@ -18,10 +19,11 @@ type Row struct {
 	FirstSeen   time.Time
 	LastSeen    time.Time
 	LastBan     time.Time // the newest true ban
-	BannedNow   bool
+	BannedNow   bool      // this and where: filled by who knows the running bans
 	BannedWhere []Place
-	Escalated   bool // banned by a jail that watches other jails' bans
-	Network     string
+	Escalated   bool     // banned by a jail that watches other jails' bans
+	Standing    Standing // by its true bans within the window
+	Network     string   // the smallest of the configured ones that holds the address
 	Country     string
 	ASN         string
 }
