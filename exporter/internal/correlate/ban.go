@@ -406,6 +406,9 @@ func (j *jail) close(t *track, at ms, by string, c Confidence) *Ban {
 	case EndedManual:
 		t.endedBy = byManual
 	}
+	if j.h.e.o.Observe != nil {
+		j.h.e.o.Observe(Observation{Kind: SawEnd, Host: j.h.name, Jail: j.name, ID: t.id, Time: at.time(), True: t.endedBy != byUnknown})
+	}
 	if t.wait != nil {
 		t.wait.again, t.wait.already = 0, 0
 	}

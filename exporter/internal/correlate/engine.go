@@ -75,6 +75,9 @@ type Observation struct {
 	Delay Maybe[time.Duration]
 	// Manual says that an administrator banned.
 	Manual bool
+	// True says of an end that protection truly ended: the ban expired, or an
+	// administrator lifted it.
+	True bool
 }
 
 // ObservationKind says what was observed.
@@ -86,6 +89,7 @@ const (
 	SawBan                     // a true ban
 	SawRestore
 	SawGapFailure
+	SawEnd // of a ban, in whatever way
 )
 
 func (o Options) withDefaults() Options {

@@ -24,7 +24,9 @@ func (b *Board) observe(ob correlate.Observation) {
 	p := offender.Place{Host: ob.Host, Jail: ob.Jail}
 	switch ob.Kind {
 	case correlate.SawBan:
-		b.board.Ban(offender.BanFact{Place: p, ID: ob.ID, At: ob.Time, Delay: ob.Delay.V, HasDelay: ob.Delay.OK})
+		b.board.Ban(offender.BanFact{Place: p, ID: ob.ID, At: ob.Time, Delay: ob.Delay.V, HasDelay: ob.Delay.OK, Manual: ob.Manual})
+	case correlate.SawEnd:
+		b.board.End(offender.EndFact{Place: p, ID: ob.ID, At: ob.Time, True: ob.True})
 	case correlate.SawRestore:
 		b.board.Restore(p, ob.ID, ob.Time)
 	case correlate.SawFailure:
