@@ -204,7 +204,7 @@ func (j *jail) settleBan(t *track) {
 	b.life = b.reread != 0 || slices.ContainsFunc(b.fresh, func(f failure) bool { return f.epoch == j.epoch })
 	t.fails.use(b.fresh)
 	if end := t.end(j); t.state != idle && end != 0 && end <= j.firstRenewal(t, b) {
-		j.close(t, end, EndedExpected, Likely) // it had run out before these failures
+		j.closeExpected(t, end) // it had run out before these failures
 	}
 	o, c := j.originOf(t, b)
 	proof := j.banProof(t, b, o)

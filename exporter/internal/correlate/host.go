@@ -153,6 +153,7 @@ func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
 	case fail2ban.ServerExited:
 		h.stopBegins(at)
 		h.run.exited = at
+		h.settleHeld(Shutdown)
 		h.proof.exit = h.line
 		h.occur(at, "server_stop", "", "", "")
 	case fail2ban.ReloadAll, fail2ban.ReloadJail:
@@ -173,8 +174,9 @@ func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
 func (h *host) jailLifecycle(ev *fail2ban.Event, at ms) {
 	switch ev.Kind {
 	case fail2ban.JailCreated:
-		if h.run.exited == 0 {
+		if h.run.exited == 0 && h.run.stopping != 0 {
 			h.run.stopping = 0 // 0.8 and 0.9 stop all jails in a reload too, and go on
+			h.settleHeld(JailStop)
 		}
 		if j := h.jail(ev.Jail); j != nil {
 			h.block = j
@@ -218,6 +220,13 @@ func (h *host) stopBegins(at ms) {
 	h.proof.stop = h.line
 	for _, j := range h.sortedJails() {
 		j.settleUnbans(endOfLog)
+	}
+}
+
+// settleHeld says what lifted the bans that wait for how a stop goes on.
+func (h *host) settleHeld(cause Cause) {
+	for _, j := range h.sortedJails() {
+		j.settleHeld(cause, Certain)
 	}
 }
 

@@ -71,8 +71,9 @@ func (j *jail) remark(ev *fail2ban.Event, at ms) {
 	case fail2ban.Ignore, fail2ban.IgnoreExpired:
 		j.counts.Verbs[verbIgnore]++
 		j.h.occur(at, "ignored", j.name, ev.ID, "")
-		if t != nil && ev.Kind == fail2ban.Ignore && t.state == suspended && j.startedAt != 0 {
-			j.close(t, t.lifted, EndedManual, Certain) // the ignore list released it
+		// the new life's ignore list released it; the line may stand before `Jail 'J' started`
+		if t != nil && ev.Kind == fail2ban.Ignore && t.state == suspended && t.liftEpoch != j.epoch {
+			j.close(t, t.lifted, EndedManual, Certain)
 		}
 	case fail2ban.ActionError:
 		j.counts.ActionErrors++

@@ -163,7 +163,7 @@ func (j *jail) settleBans() {
 
 // runBegins carries the jail's bans into a new run of the server.
 func (j *jail) runBegins(old run, lift ms, ended Cause, r *restart) {
-	j.settleHeld(JailStop)
+	j.settleHeld(heldAtEnd(&old))
 	for _, t := range j.sorted(func(t *track) bool { return t.state != idle }) {
 		switch t.state {
 		case active:
@@ -373,7 +373,7 @@ func (j *jail) expireOverdue(before ms) {
 		switch {
 		case p.t.state != active || end == 0 || end == never:
 		case end < before:
-			j.close(p.t, end, EndedExpected, Likely)
+			j.closeExpected(p.t, end)
 		case end > p.at: // it has moved
 			j.ends.push(planned{end, p.t})
 		}
@@ -406,11 +406,11 @@ func (j *jail) finish(at ms) {
 	if j.suspended > 0 && j.h.run.stopping == 0 && j.floodEnd() != never {
 		j.settleLost()
 	}
-	j.settleHeld(JailStop)
+	j.settleHeld(heldAtEnd(&j.h.run))
 	j.expireOverdue(at - span(j.h.e.o.ExpectedEndGrace))
 	for _, t := range j.sorted(func(t *track) bool { return t.state == suspended }) {
 		if end := t.end(j); end != 0 && end+span(j.h.e.o.ExpectedEndGrace) < at {
-			j.close(t, end, EndedExpected, Likely)
+			j.closeExpected(t, end)
 		}
 	}
 	j.due = never

@@ -99,6 +99,8 @@ func checkSane(t testing.TB, e *Engine) {
 		switch {
 		case f.Ban != nil && (f.Ban.Banned < 0 || f.Ban.Gap < 0):
 			t.Errorf("negative span: %s", describeFinding(f))
+		case f.Ban != nil && !f.Ban.Started.IsZero() && !f.Ban.Ended.IsZero() && f.Ban.Banned+f.Ban.Gap > max(0, f.Ban.Ended.Sub(f.Ban.Started)):
+			t.Errorf("longer in force than from start to end: %s", describeFinding(f))
 		case f.Restore != nil && (f.Restore.Gap.V < 0 || f.Restore.GapMax.V < 0 || f.Restore.Remaining.V < 0):
 			t.Errorf("negative span: %s", describeFinding(f))
 		case f.Reoffence != nil && f.Reoffence.Delay < 0:

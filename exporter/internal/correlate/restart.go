@@ -62,17 +62,26 @@ func (j *jail) settleLost() {
 	if from == 0 {
 		from = j.h.run.lastJail
 	}
-	j.settleHeld(j.heldCause(from))
+	j.settleHeld(j.heldCause(from), Likely)
 	for _, t := range j.sorted(func(t *track) bool { return t.state == suspended && t.waits().ban == nil }) {
 		switch end := t.end(j); {
 		case end == 0:
 			j.close(t, t.lifted, EndedUnknown, Unsure)
 		case end != never && end <= from:
-			j.close(t, end, EndedExpected, Likely)
+			j.closeExpected(t, end)
 		default:
 			j.lose(t)
 		}
 	}
+}
+
+// closeExpected ends a ban whose end has passed without a line. It was in force
+// at least until a stop lifted it.
+func (j *jail) closeExpected(t *track, end ms) {
+	if t.state == suspended {
+		end = max(end, t.lifted)
+	}
+	j.close(t, end, EndedExpected, Likely)
 }
 
 func (j *jail) lose(t *track) {
@@ -131,7 +140,10 @@ func (j *jail) holdUnban(u *unban) {
 	if t.waits().ban != nil {
 		j.settleBan(t)
 	}
-	t.wait.unban = nil
+	if w := t.wait; w != nil && w.unban == u {
+		w.unban = nil
+		t.tidy()
+	}
 	if t.state == idle && t.started == 0 {
 		j.openUnseen(t)
 	}
@@ -152,16 +164,30 @@ func (j *jail) heldCause(from ms) Cause {
 }
 
 // settleHeld says what lifted the bans held.
-func (j *jail) settleHeld(cause Cause) {
+func (j *jail) settleHeld(cause Cause, c Confidence) {
 	held := j.held
 	j.held = nil
 	for _, u := range held {
 		detail := j.unbanDetail(u.at, cause)
-		j.countUnban(u.t, u.at, u.seq, cause, Likely, detail, u.line)
-		if cause == Manual && u.t.state == suspended && u.t.lifted == u.at {
+		j.countUnban(u.t, u.at, u.seq, cause, c, detail, u.line)
+		if u.t.state != suspended || u.t.lifted != u.at {
+			continue
+		}
+		switch cause {
+		case Shutdown:
+			u.t.liftedBy = byStop
+		case Manual:
 			if row := j.close(u.t, u.at, EndedManual, Likely); row != nil {
 				row.Detail = detail
 			}
 		}
 	}
+}
+
+// heldAtEnd is what lifted the bans held when their run has ended.
+func heldAtEnd(r *run) (Cause, Confidence) {
+	if r.stopping != 0 {
+		return Shutdown, Certain
+	}
+	return JailStop, Likely
 }

@@ -26,7 +26,7 @@ func (j *jail) restored(t *track, at ms, verb string) {
 		j.settleBan(t)
 	}
 	j.touched = max(j.touched, at)
-	j.settleHeld(JailStop) // the bans come back
+	j.settleHeld(JailStop, Certain) // the bans come back
 	cause, c := j.restoreCause(t)
 	j.counts.Restored[slices.Index(RestoreCauses, cause)]++
 	proof := j.restoreProof(t)
@@ -139,8 +139,11 @@ func (j *jail) capAtRestore(t *track, at ms) {
 // resume puts a ban in force again.
 func (j *jail) resume(t *track, at ms) {
 	j.observeGap(t, at)
-	j.setState(t, active)
-	t.since, t.absent = at, false
+	t.absent = false
+	if t.state != active { // else nothing lifted it, as far as the log says
+		j.setState(t, active)
+		t.since = at
+	}
 }
 
 // observeGap counts a protection gap whose both ends are in the log.

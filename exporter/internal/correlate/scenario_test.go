@@ -118,7 +118,7 @@ func tell(fs []Finding) (events, findings string) {
 	for _, f := range fs {
 		if f.Kind == FindingEvent {
 			o := f.Event
-			line := fmt.Sprintf("%s %-14s %-6s %-16s %-13s %s", clock(o.Time), o.Event, o.Jail, o.ID, o.Cause, o.Confidence)
+			line := fmt.Sprintf("%s %-14s %-6s %-16s %-13s %s %s", clock(o.Time), o.Event, o.Jail, o.ID, o.Cause, o.Confidence, o.Detail)
 			fmt.Fprintln(&a, strings.TrimRight(line, " "))
 			continue
 		}

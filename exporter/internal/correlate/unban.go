@@ -22,6 +22,10 @@ func (j *jail) unbanned(t *track, ev *fail2ban.Event, at ms) {
 		return
 	}
 	j.resolve(t)
+	if j.h.legacyStop() {
+		j.holdUnban(&unban{t: t, at: at, seq: j.h.seq, line: j.h.line})
+		return
+	}
 	if cause, c, ok := j.unbanBySurroundings(ev); ok {
 		j.unban(t, at, j.h.seq, cause, c, j.h.line)
 		return
@@ -177,6 +181,12 @@ func (j *jail) unban(t *track, at ms, seq uint64, cause Cause, c Confidence, lin
 		}
 		j.close(t, at, EndedUnknown, c)
 	}
+}
+
+// legacyStop tells that 0.8 or 0.9 stops all jails: for good, or in a reload,
+// which shows only in what follows.
+func (h *host) legacyStop() bool {
+	return h.run.stopping != 0 && h.run.exited == 0 && fail2ban.LegacyVersion(h.version)
 }
 
 func (j *jail) countUnban(t *track, at ms, seq uint64, cause Cause, c Confidence, detail string, line Line) {

@@ -184,6 +184,57 @@ func TestInferredZone(t *testing.T) {
 	}
 }
 
+// Where the zone is inferred, daylight saving begins and ends with the first
+// line after it that leaves no doubt; a backlog an hour old turns no clock.
+func TestInferredZoneTurns(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name    string
+		start   time.Time
+		every   time.Duration
+		shipped func(i int, when time.Time) time.Time
+		wrong   int // lines at first that may be an hour off: nothing tells them from late ones
+	}{
+		{name: "winter comes", start: time.Date(2026, 10, 25, 0, 30, 0, 0, time.UTC), every: time.Minute},
+		{name: "summer comes", start: time.Date(2026, 3, 29, 0, 30, 0, 0, time.UTC), every: time.Minute},
+		{name: "winter comes to a quiet host", start: time.Date(2026, 10, 24, 6, 0, 0, 0, time.UTC), every: 3 * time.Hour, wrong: turnLines - 1},
+		{
+			name: "a backlog", start: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), every: time.Minute,
+			shipped: func(i int, when time.Time) time.Time {
+				if i >= 20 && i < 80 {
+					return time.Date(2026, 11, 22, 13, 20, i, 0, time.UTC)
+				}
+				return when
+			},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := NewParser(Options{})
+			wrong := 0
+			for i := range 100 {
+				when := c.start.Add(time.Duration(i) * c.every)
+				at := when.Add(2 * time.Second)
+				if c.shipped != nil {
+					at = c.shipped(i, at)
+				}
+				var ev Event
+				if err := p.Parse([]byte(when.In(berlin).Format("2006-01-02 15:04:05,000")+" fail2ban.actions [1]: NOTICE [sshd] Ban 192.0.2.1"), at, &ev); err != nil {
+					t.Fatal(err)
+				}
+				if !ev.Time.Equal(when) {
+					wrong++
+				}
+			}
+			if wrong != c.wrong {
+				t.Errorf("%d lines at a wrong time, want %d", wrong, c.wrong)
+			}
+		})
+	}
+}
+
 // At the end of daylight saving an hour comes twice; a file's lines run forward.
 func TestDaylightSavingEnds(t *testing.T) {
 	zone, err := time.LoadLocation("Europe/Berlin")

@@ -8,7 +8,7 @@ import (
 
 // stateVersion begins a saved state; one of another version is refused, and
 // the parser learns anew.
-const stateVersion = 1
+const stateVersion = 2
 
 var errState = errors.New("fail2ban: no state of a parser")
 
@@ -26,7 +26,10 @@ func (p *Parser) AppendState(b []byte) []byte {
 	for _, q := range z.ring[:min(z.seen, len(z.ring))] {
 		b = append(b, byte(q))
 	}
-	b = append(b, byte(z.quarter))
+	b = append(b, byte(z.quarter), byte(z.turn.quarter), z.turn.lines, bit(z.crisp))
+	for _, v := range []int64{z.turn.wall, z.turn.at, z.turn.since} {
+		b = binary.AppendVarint(b, v)
+	}
 	b = appendTime(b, z.last)
 	b = append(b, byte(p.lock.held), byte(p.lock.weaker))
 	b = binary.AppendUvarint(b, uint64(p.lock.count))
@@ -53,7 +56,9 @@ func (p *Parser) LoadState(b []byte) error {
 	for i := range min(z.seen, len(z.ring)) {
 		z.ring[i] = int8(r.byte())
 	}
-	z.quarter = int8(r.byte())
+	z.quarter, z.turn.quarter, z.turn.lines = int8(r.byte()), int8(r.byte()), min(r.byte(), turnLines)
+	z.crisp = r.byte() == 1
+	z.turn.wall, z.turn.at, z.turn.since = r.int(), r.int(), r.int()
 	if z.last = r.time(); !plausible(z.last) { // zero, or damaged: years are taken from it
 		z.last = time.Time{}
 	}
@@ -70,6 +75,13 @@ func (p *Parser) LoadState(b []byte) error {
 	}
 	p.zone, p.lock, p.learnt = z, l, n
 	return nil
+}
+
+func bit(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func appendTime(b []byte, t time.Time) []byte {

@@ -10,7 +10,8 @@ import (
 // fail2ban writes local time without a zone. Where the zone is not configured
 // it is inferred as the median of (entry time - stamp) over the last entries,
 // rounded to a quarter of an hour: shippers that stamp at ingestion are seconds
-// late, one line that was shipped hours late moves no median.
+// late. Once there were lines that near to a zone only such count, so that
+// neither a line nor a backlog that was shipped hours late moves the median.
 type zone struct {
 	fixed  *time.Location
 	newest time.Time
@@ -19,12 +20,29 @@ type zone struct {
 	ring    [63]int8
 	seen    int
 	quarter int8
+	crisp   bool // lines came within turnSlack of a zone: others do not count
+	turn    turn
 
 	// one minute remembered: most lines fall into the last one
 	minute [16]byte
 	base   int64
 	last   time.Time
 }
+
+// turn watches for the clock being set an hour forward or back, or half an
+// hour: the median would take half its entries to notice.
+type turn struct {
+	wall, at int64 // Unix seconds of the last entry's stamp, as if it were UTC, and of its time
+	quarter  int8  // where the clock may have turned to
+	lines    uint8 // that agree with that
+	since    int64 // the first of these
+}
+
+const (
+	turnSlack = 90 * time.Second // how near to whole quarters a prompt shipper's lines are
+	turnLines = 3                // lines that prove a turn back,
+	turnSpan  = 60               // over so many seconds: a backlog is shipped at once
+)
 
 // maxQuarters is the largest offset of a zone, 16 hours.
 const maxQuarters = 64
@@ -125,6 +143,20 @@ func (z *zone) learn(wall, at time.Time) {
 	if q < -maxQuarters || q > maxQuarters { // no zone, an old line shipped late
 		return
 	}
+	crisp := (diff - time.Duration(q)*15*time.Minute).Abs() <= turnSlack
+	switch {
+	case crisp && !z.crisp:
+		z.crisp, z.seen = true, 0
+	case z.crisp && !crisp: // of a backlog, most likely: its lines are late by any time
+		return
+	}
+	if z.crisp && z.seen > 0 && z.turned(int8(q), wall.Unix(), at.Unix()) {
+		for i := range z.ring {
+			z.ring[i] = int8(q)
+		}
+		z.seen = len(z.ring)
+	}
+	z.turn.wall, z.turn.at = wall.Unix(), at.Unix()
 	z.ring[z.seen%len(z.ring)] = int8(q)
 	z.seen++
 	if int8(q) == z.quarter && z.seen > 1 {
@@ -134,6 +166,33 @@ func (z *zone) learn(wall, at time.Time) {
 		z.quarter = m
 		z.minute = [16]byte{}
 	}
+}
+
+// turned tells whether a line shows that daylight saving began or ended. A
+// stamp ahead of its entry was shipped late by nobody. One an hour behind may
+// have been: there the stamps must have gone back while time went on, or several
+// lines must agree for a while.
+func (z *zone) turned(q int8, wall, at int64) bool {
+	shift := int(q) - int(z.quarter)
+	switch {
+	case shift == 0:
+		z.turn.lines = 0
+		return false
+	case shift != 4 && shift != -4 && shift != 2 && shift != -2:
+		return false
+	case shift > 0, wall < z.turn.wall && at >= z.turn.at:
+		return true
+	}
+	if z.turn.lines == 0 || z.turn.quarter != q {
+		z.turn.quarter, z.turn.lines, z.turn.since = q, 0, at
+	}
+	z.turn.lines++
+	if z.turn.lines < turnLines || at-z.turn.since < turnSpan {
+		z.turn.lines = min(z.turn.lines, turnLines)
+		return false
+	}
+	z.turn.lines = 0
+	return true
 }
 
 func (z *zone) learnStamp(b []byte, at time.Time) {
