@@ -87,6 +87,10 @@ type Feed struct {
 
 type streamKey struct{ host, stream string }
 
+func (k streamKey) compare(o streamKey) int {
+	return cmp.Or(strings.Compare(k.host, o.host), strings.Compare(k.stream, o.stream))
+}
+
 // Coverage says what was read of a host.
 type Coverage struct {
 	Lines, Events, Unparsed uint64
@@ -204,18 +208,22 @@ func rank(k fail2ban.Kind) int {
 	return int(k)
 }
 
-// parse reads a line and tells whether the engine shall see it. A host that
-// the line names is the line's host.
-func (f *Feed) parse(l *Line, ev *fail2ban.Event) bool {
-	key := streamKey{l.Host, l.Stream}
+// parser is that of a stream.
+func (f *Feed) parser(key streamKey) *fail2ban.Parser {
 	p, ok := f.parsers[key]
 	if !ok {
 		o := f.o.Parser
-		o.Location, o.Newest = f.zone(l.Host), f.o.Newest
+		o.Location, o.Newest = f.zone(key.host), f.o.Newest
 		p = fail2ban.NewParser(o)
 		f.parsers[key] = p
 	}
-	err := p.Parse([]byte(l.Text), l.At, ev)
+	return p
+}
+
+// parse reads a line and tells whether the engine shall see it. A host that
+// the line names is the line's host.
+func (f *Feed) parse(l *Line, ev *fail2ban.Event) bool {
+	err := f.parser(streamKey{l.Host, l.Stream}).Parse([]byte(l.Text), l.At, ev)
 	if l.At.IsZero() && f.outside(ev.Time) {
 		return false
 	}

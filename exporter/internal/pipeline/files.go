@@ -137,15 +137,15 @@ func readFile(path string, stdin io.Reader) (*file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if binary(data) {
+	if isBinary(data) {
 		return nil, fmt.Errorf("%s: this is no text: give fail2ban's log file, plain or gzipped", path)
 	}
 	return &file{path: path, data: data}, nil
 }
 
-// binary tells data that no log is: fail2ban writes UTF-8, and a NUL only at
+// isBinary tells data that no log is: fail2ban writes UTF-8, and a NUL only at
 // the end of a raw syslog datagram.
-func binary(data []byte) bool {
+func isBinary(data []byte) bool {
 	head := data[:min(len(data), 8<<10)]
 	odd := 0
 	for i, c := range head {
