@@ -428,11 +428,12 @@ func (j *jail) row(t *track, ended ms, by string, c Confidence) *Ban {
 	if ended == 0 {
 		until = j.h.clock
 	}
-	if t.state == active {
+	if t.state == active && t.since != 0 {
 		banned += max(0, until-t.since)
 	}
 	gap := ms(0)
 	if t.started != 0 {
+		banned = min(banned, max(0, until-t.started)) // clocks step back
 		gap = max(0, until-t.started-banned)
 	}
 	var reoffence Maybe[time.Duration]

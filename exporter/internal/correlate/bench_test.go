@@ -69,3 +69,25 @@ func BenchmarkKeySize(b *testing.B) {
 		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(e.Keys()), "B/key")
 	}
 }
+
+// A million keys must fit: the bars of memory and allocations, which no busy
+// machine moves.
+func TestKeysAreSmall(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIP: half a second and 100 MB, not asked for with -short")
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	e, at := crowded(million / 4)
+	e.Findings()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if size := float64(after.HeapAlloc-before.HeapAlloc) / float64(e.Keys()); size > 250 {
+		t.Errorf("%.0f bytes of heap a key, more than 250", size)
+	}
+	ev := fail2ban.Event{Kind: fail2ban.Found, Jail: "sshd", ID: "10.0.0.20", Time: at, FoundAt: at.Truncate(time.Second)}
+	if n := testing.AllocsPerRun(1000, func() { e.Add(hostName(0), &ev) }); n > 1 { // the host's name, made here
+		t.Errorf("%.0f allocations for a failure of a known id", n)
+	}
+}

@@ -153,7 +153,9 @@ func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
 	case fail2ban.ServerExited:
 		h.stopBegins(at)
 		h.run.exited = at
-		h.settleHeld(Shutdown)
+		for _, j := range h.sortedJails() {
+			j.settleHeld(Shutdown, Certain)
+		}
 		h.proof.exit = h.line
 		h.occur(at, "server_stop", "", "", "")
 	case fail2ban.ReloadAll, fail2ban.ReloadJail:
@@ -176,7 +178,10 @@ func (h *host) jailLifecycle(ev *fail2ban.Event, at ms) {
 	case fail2ban.JailCreated:
 		if h.run.exited == 0 && h.run.stopping != 0 {
 			h.run.stopping = 0 // 0.8 and 0.9 stop all jails in a reload too, and go on
-			h.settleHeld(JailStop)
+			for _, j := range h.sortedJails() {
+				j.wake(at)
+				j.settleHeld(JailStop, Certain)
+			}
 		}
 		if j := h.jail(ev.Jail); j != nil {
 			h.block = j
@@ -191,6 +196,11 @@ func (h *host) jailLifecycle(ev *fail2ban.Event, at ms) {
 		if j := h.jail(ev.Jail); j != nil {
 			h.run.lastJail = at
 			j.starts(at)
+			for _, other := range h.jails { // may never start again
+				if other.suspended > 0 {
+					other.wake(at + span(h.e.o.LostSettle) + 1)
+				}
+			}
 			h.occur(at, "jail_start", j.name, "", "")
 		}
 	case fail2ban.JailStopped:
@@ -220,13 +230,6 @@ func (h *host) stopBegins(at ms) {
 	h.proof.stop = h.line
 	for _, j := range h.sortedJails() {
 		j.settleUnbans(endOfLog)
-	}
-}
-
-// settleHeld says what lifted the bans that wait for how a stop goes on.
-func (h *host) settleHeld(cause Cause) {
-	for _, j := range h.sortedJails() {
-		j.settleHeld(cause, Certain)
 	}
 }
 

@@ -28,6 +28,7 @@ type jail struct {
 	stoppedAt  ms     // of the last life
 	stoppedYet bool   // the jail was seen to stop
 	stopping   ms     // the first line of the jail's stop
+	liftedAt   ms     // the last time that a stop lifted a ban
 	foundRun   uint32 // the last run in which this jail logged a Found, plus one
 	foundLines bool   // this jail's log shows Found lines at all
 	touched    ms     // the last Restore or Ban since the start: the flood ends lost_settle after it
@@ -145,9 +146,6 @@ func (j *jail) stops(at ms) {
 	for _, t := range j.sorted(func(t *track) bool { return t.state == active }) {
 		j.suspend(t, at, by)
 	}
-	if j.suspended > 0 {
-		j.wake(at + span(j.h.e.o.LostSettle)) // it may never start again
-	}
 }
 
 // settleBans settles the bans that wait for the lines around them: a stop or
@@ -215,10 +213,12 @@ func (j *jail) suspendIn(t *track, at ms, by lift, run uint32) {
 		t.wait.again, t.wait.already = 0, 0
 		t.tidy()
 	}
-	if t.state == active {
+	if t.state == active && t.since != 0 {
 		t.banned += max(0, at-t.since)
 	}
 	j.setState(t, suspended)
+	j.liftedAt = max(j.liftedAt, at)
+	j.wake(at + span(j.h.e.o.LostSettle) + 1)
 	t.lifted, t.liftedBy, t.liftEpoch, t.liftRun = at, by, j.epoch, run
 	t.absent = false
 }
@@ -355,12 +355,12 @@ const longestRun ms = 60_000
 
 // floodEnd is when the restores after a start are over.
 func (j *jail) floodEnd() ms {
-	from := j.touched
+	from := max(j.touched, j.liftedAt) // a stop may take its time
 	if j.startedAt == 0 || j.stoppedAt != 0 {
 		from = max(from, j.h.run.lastJail, j.stoppedAt)
-	}
-	if from == 0 {
-		return never
+		if j.startedAt == 0 && j.h.run.lastJail == 0 {
+			return never // no jail of this run has started yet
+		}
 	}
 	return from + span(j.h.e.o.LostSettle)
 }

@@ -140,6 +140,9 @@ func FuzzEngine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		data = data[:min(len(data), 4096)]
 		e := NewEngine(Options{Events: true, Rows: true, Open: true})
+		o := Options{Events: true}
+		through, reborn := NewEngine(o), NewEngine(o)
+		var said []Finding
 		now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 		for i := 0; i+1 < len(data); i += 2 {
 			kind, arg := fail2ban.Kind(data[i]%64), int(data[i+1])
@@ -153,9 +156,22 @@ func FuzzEngine(f *testing.F) {
 				ev.Until = now.Add(time.Duration(arg) * time.Minute)
 			}
 			e.Add("h", &ev)
+			through.Add("h", &ev)
+			reborn.Add("h", &ev)
+			if arg%7 == 0 {
+				said = append(said, reborn.Findings()...)
+				reborn = reloaded(t, reborn, o)
+			}
 		}
-		e.Finish(now.Add(time.Hour))
+		for _, e := range []*Engine{e, through, reborn} {
+			e.Finish(now.Add(time.Hour))
+		}
 		checkSane(t, e)
+		a, b := tell(through.Findings())
+		c, d := tell(append(said, reborn.Findings()...))
+		if diff := cmp.Diff(strings.Split(a+b, "\n"), strings.Split(c+d, "\n")); diff != "" {
+			t.Errorf("saved and loaded on the way it says otherwise: %s", diff)
+		}
 	})
 }
 

@@ -203,7 +203,7 @@ func (c *codec) jails(h *host) {
 }
 
 func (c *codec) jail(j *jail) {
-	for _, p := range []*ms{&j.banTime, &j.findTime, &j.createdAt, &j.startedAt, &j.stoppedAt, &j.stopping, &j.touched} {
+	for _, p := range []*ms{&j.banTime, &j.findTime, &j.createdAt, &j.startedAt, &j.stoppedAt, &j.stopping, &j.liftedAt, &j.touched} {
 		number(c, p)
 	}
 	for _, p := range []*uint32{&j.epoch, &j.run, &j.foundRun} {
