@@ -43,6 +43,7 @@ var forms = []struct {
     time_format: '2006-01-02 15:04:05,000'`,
 	},
 	{recording: "dst-fallback", entries: repeatedHour, zone: "Europe/Berlin"},
+	{recording: "dst-fallback", variant: "auto", entries: repeatedHour, zone: "auto"},
 }
 
 // What no test of files can read is told right through a real Loki.

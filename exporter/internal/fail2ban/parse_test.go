@@ -118,28 +118,45 @@ func describe(ev *Event, err error) string {
 // The patterns of the field misread these (restores and repeals as bans, IPv6
 // cut short); every cell must be right here.
 func TestFieldsMistakes(t *testing.T) {
-	const prefix = "2026-11-22 19:52:24,001 fail2ban.actions        [1]: NOTICE  "
-	for _, id := range []string{"192.0.2.1", "2001:db8::7:1"} {
-		for _, tt := range []struct {
-			message string
-			want    Kind
-		}{
-			{"[sshd] Ban ID", Ban},
-			{"[sshd] Restore Ban ID", RestoreBan},
-			{"[sshd] Repeal Ban ID", RepealBan},
-			{"[sshd] Increase Ban ID (2 # 8s -> 2026-11-22 19:52:31)", IncreaseBan},
-			{"[sshd] Unban ID", Unban},
-			{"[sshd] Reban ID", Reban},
-			{"[sshd] ID already banned", AlreadyBanned},
-			{"[sshd] Found ID - 2026-11-22 19:52:23", Found},
-			{"[sshd] Found ID, bad - 2026-11-22 19:52:23, 1 # -> 2, Ban", FoundAgain},
-			{"[sshd] Ignore ID, expired bantime", IgnoreExpired},
-		} {
-			var ev Event
-			line := prefix + strings.Replace(tt.message, "ID", id, 1)
-			if err := NewParser(Options{}).Parse([]byte(line), time.Time{}, &ev); err != nil || ev.Kind != tt.want || ev.ID != id || ev.Jail != "sshd" {
-				t.Errorf("%s: %s (%v)", line, describe(&ev, err), err)
+	at := time.Date(2026, 11, 22, 19, 52, 24, 0, time.UTC)
+	for _, prefix := range []string{
+		"2026-11-22 19:52:24,001 fail2ban.actions        [1]: NOTICE  ",
+		"2026-11-22 19:52:24,001 fail2ban.actions[1]: NOTICE ", // padding=off
+		"fail2ban.actions[992]: NOTICE ",                       // syslog
+		"",                                                     // journald's MESSAGE
+	} {
+		for _, id := range []string{"192.0.2.1", "2001:db8::7:1", "198.51.100.0/24", "2001:db8:2ae::/48"} {
+			for _, tt := range []struct {
+				message string
+				want    Kind
+			}{
+				{"[sshd] Ban ID", Ban},
+				{"[sshd] Restore Ban ID", RestoreBan},
+				{"[sshd] Repeal Ban ID", RepealBan},
+				{"[sshd] Increase Ban ID (2 # 8s -> 2026-11-22 19:52:31)", IncreaseBan},
+				{"[sshd] Unban ID", Unban},
+				{"[sshd] Reban ID", Reban},
+				{"[sshd] Reban ID, action 'nftables'", Reban},
+				{"[sshd] ID already banned", AlreadyBanned},
+				{"[sshd] ID is not banned", NotBanned},
+				{"[sshd] Found ID", Found},
+				{"[sshd] Found ID - 2026-11-22 19:52:23", Found},
+				{"[sshd] Found ID, bad - 2026-11-22 19:52:23, 1 # -> 2, Ban", FoundAgain},
+				{"[sshd] IP ID is bad: 1 # last 2026-11-22 19:52:23 - incr 4m to 8m", IsBad},
+				{"[sshd] Attempt ID - 2026-11-22 19:52:23", Attempt},
+				{"[sshd] Ignore ID by ip", Ignore},
+				{"[sshd] Ignore ID, expired bantime", IgnoreExpired},
+			} {
+				var ev Event
+				line := prefix + strings.Replace(tt.message, "ID", id, 1)
+				if err := NewParser(Options{}).Parse([]byte(line), at, &ev); err != nil || ev.Kind != tt.want || ev.ID != id || ev.Jail != "sshd" || !ev.Addr.IsValid() {
+					t.Errorf("%s: %s (%v)", line, describe(&ev, err), err)
+				}
 			}
+		}
+		var ev Event
+		if err := NewParser(Options{}).Parse([]byte(prefix+"[sshd] Flush ticket(s) with nftables"), at, &ev); err != nil || ev.Kind != Flush || ev.ID != "" || ev.Detail != "nftables" {
+			t.Errorf("%sflush: %s (%v)", prefix, describe(&ev, err), err)
 		}
 	}
 }
