@@ -403,7 +403,7 @@ func reloadOrWatch(m []byte, ev *Event) {
 			ev.Kind, ev.Jail = ReloadJail, alias(rest)
 		}
 	case bytes.HasPrefix(m, []byte("Restart jail ")):
-		if name, ok := quoted(m[len("Restart jail "):]); ok {
+		if name, ok := quoted(m[len("Restart jail "):]); ok && len(name) <= MaxJail {
 			ev.Kind, ev.Jail = JailRestarting, name
 		}
 	case bytes.HasPrefix(m, []byte("Removed logfile: ")):
