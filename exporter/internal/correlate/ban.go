@@ -19,6 +19,7 @@ type banLine struct {
 	found  bool // this jail had logged a Found earlier in the run
 	raised bool // `Increase Ban` followed
 	bad    bool // `IP X is bad` was said
+	known  bool // a failure was said to be of an id with earlier bans
 	until  ms
 	own    ms
 	line   Line
@@ -52,6 +53,7 @@ func (j *jail) takeHints(t *track, b *banLine) {
 	if w.reread != 0 && w.reread >= j.createdAt && w.reread <= b.at+span(j.h.e.o.OrderWindow) {
 		b.reread = j.decisive(t.fails.life(j.epoch, b.at-j.findWindow()-findSlack))
 	}
+	b.known = w.known != 0 && w.known >= b.at-j.findWindow()
 	b.bad = b.bad || w.bad != 0 && w.bad >= window
 	if x := w.raise; x != nil && x.at >= window && !b.raised {
 		b.raised, b.until, b.own = true, x.until, x.own
@@ -155,8 +157,14 @@ func (j *jail) prolonged(t *track, at ms) {
 	if last <= t.base {
 		return
 	}
-	t.fails.use(fs[:1+slices.IndexFunc(fs, func(f failure) bool { return f.at == last })])
-	t.waiting().again = last
+	enough := j.maxRetry > 0 && j.enough(fs)
+	if enough {
+		t.wait.already = 0 // what comes late is not its
+	}
+	if known := t.wait.known; enough || j.maxRetry == 0 || known != 0 && known >= at-j.findWindow() {
+		t.fails.use(j.untilFull(fs))
+	}
+	t.wait.again = last
 	j.plan(t)
 }
 
@@ -228,6 +236,9 @@ func (j *jail) reread(t *track, b *banLine) {
 		j.resume(t, b.at)
 		t.settleRestart(func(r *restart) { r.restored++ })
 	}
+	if b.reread > t.base && t.until == 0 { // it runs from what was read again
+		t.base, t.exact = b.reread, j.timed
+	}
 	if b.raised && b.bad { // without "is bad" the increase is not kept
 		t.prolong(b.until, b.own)
 	}
@@ -261,7 +272,7 @@ func (j *jail) originOf(t *track, b *banLine) (origin, Confidence) {
 				return originGap, Certain
 			}
 		}
-		if b.reread != 0 || len(b.fresh) > 0 {
+		if b.reread != 0 || len(b.fresh) > 0 && (b.life || !b.found) {
 			return originReread, Certain
 		}
 	case active:
@@ -271,7 +282,13 @@ func (j *jail) originOf(t *track, b *banLine) (origin, Confidence) {
 		return originUnknown, Unsure // a running server bans no one twice: lines are missing
 	default:
 		if len(b.fresh) > 0 && (b.life || j.startedAt == 0 || !b.found) {
-			return originNew, Certain
+			switch {
+			case !j.tooFew(b):
+				return originNew, Certain
+			case b.reread != 0:
+				return originReread, Certain
+			}
+			return originManual, Likely
 		}
 		if b.reread != 0 {
 			return originReread, Certain
@@ -281,6 +298,17 @@ func (j *jail) originOf(t *track, b *banLine) (origin, Confidence) {
 		return originManual, Likely
 	}
 	return originUnknown, Unsure
+}
+
+// tooFew tells a ban that the failures before it do not explain: the jail counts
+// to maxRetry, and had not got there. An id that is known for earlier bans needs
+// fewer; the observer says so.
+func (j *jail) tooFew(b *banLine) bool {
+	n := 0
+	for i := range b.fresh {
+		n += j.counted(&b.fresh[i])
+	}
+	return b.found && !b.raised && !b.bad && !b.known && n < j.maxRetry && j.startedAt != 0
 }
 
 // trueBan counts and opens a ban.
@@ -345,8 +373,9 @@ func (j *jail) open(t *track, b *banLine, o origin, c Confidence) {
 	if o == originReread && b.reread != 0 {
 		t.base = b.reread
 	}
+	t.exact = j.timed && t.base != 0
 	if t.base == 0 || o == originManual {
-		t.base = b.at / 1000 * 1000
+		t.base, t.exact = b.at/1000*1000, o == originManual
 	}
 	t.own, t.source = j.presentBanTime()
 	t.follows, t.until = true, 0

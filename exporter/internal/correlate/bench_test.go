@@ -57,6 +57,31 @@ func BenchmarkAdd(b *testing.B) {
 	}
 }
 
+// BenchmarkAddBans takes failures, bans and unbans of ids all over the million.
+func BenchmarkAddBans(b *testing.B) {
+	e, at := crowded(million)
+	e.Findings()
+	kinds := []fail2ban.Kind{fail2ban.Unban, fail2ban.Found, fail2ban.Ban}
+	ids, hosts := make([]string, 1<<16), make([]string, 10)
+	for i := range ids {
+		n := i * 40503 % million
+		ids[i] = fmt.Sprintf("10.%d.%d.%d", n>>16&255, n>>8&255, n&255)
+	}
+	for i := range hosts {
+		hosts[i] = hostName(i)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		at = at.Add(10 * time.Millisecond)
+		n := i / len(kinds) % len(ids)
+		ev := fail2ban.Event{Kind: kinds[i%len(kinds)], Jail: "sshd", ID: ids[n], Time: at, FoundAt: at.Truncate(time.Second)}
+		e.Add(hosts[n*40503%million%10], &ev)
+		if i%4096 == 0 {
+			e.Findings()
+		}
+	}
+}
+
 func BenchmarkKeySize(b *testing.B) {
 	for b.Loop() {
 		var before, after runtime.MemStats

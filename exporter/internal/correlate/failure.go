@@ -15,7 +15,7 @@ func (j *jail) found(t *track, ev *fail2ban.Event, at ms) {
 	t.noteFailure(j)
 	when := at
 	if !ev.FoundAt.IsZero() {
-		when = msOf(ev.FoundAt)
+		when, j.timed = msOf(ev.FoundAt), true
 	}
 	t.forget(min(at, when) - j.findWindow() - findSlack)
 	if !ev.FoundAt.IsZero() && j.createdAt != 0 && when < j.createdAt && t.fails.readAgain(when, j.epoch) {
@@ -269,8 +269,31 @@ func (j *jail) ledTo(t *track, at ms) failures {
 	for i := range before {
 		n += j.counted(&before[i])
 	}
-	if j.maxRetry > 0 && n < j.maxRetry || len(before) == 0 {
-		return all
+	if j.maxRetry > 0 && n < j.maxRetry && j.enough(all) || len(before) == 0 {
+		before = all
 	}
-	return before
+	return j.untilFull(before)
+}
+
+func (j *jail) enough(fs failures) bool {
+	n := 0
+	for i := range fs {
+		n += j.counted(&fs[i])
+	}
+	return n >= j.maxRetry
+}
+
+// untilFull cuts the failures after the one that filled maxRetry: fail2ban
+// starts to count anew with the next.
+func (j *jail) untilFull(fs failures) failures {
+	n := 0
+	for i := range fs {
+		n += j.counted(&fs[i])
+		if over := n - j.maxRetry; j.maxRetry > 0 && over >= 0 {
+			over %= j.maxRetry // as many again were swallowed: the id was about to be banned
+			fs[i].n -= uint16(min(over, int(fs[i].n)-1))
+			return fs[:i+1]
+		}
+	}
+	return fs
 }

@@ -194,6 +194,7 @@ func (h *host) jailLifecycle(ev *fail2ban.Event, at ms) {
 		h.block = nil
 	case fail2ban.JailStarted:
 		if j := h.jail(ev.Jail); j != nil {
+			h.block = nil // what is set from now on is set at run time
 			h.run.lastJail = at
 			j.starts(at)
 			for _, other := range h.jails { // may never start again
@@ -213,9 +214,26 @@ func (h *host) jailLifecycle(ev *fail2ban.Event, at ms) {
 			h.block.watches(ev.Detail)
 		}
 	case fail2ban.SettingBanTime, fail2ban.SettingFindTime, fail2ban.SettingMaxRetry, fail2ban.SettingIncrement:
-		if h.block != nil {
-			h.settings = true
-			h.block.set(ev)
+		h.setting(ev)
+	}
+}
+
+// setting takes a jail's setting. At run time (`set J maxretry N`) the line names
+// no jail: where there are several, how far they count is not known any more.
+func (h *host) setting(ev *fail2ban.Event) {
+	j := h.block
+	if j == nil && len(h.jails) == 1 {
+		for _, j = range h.jails {
+		}
+	}
+	if j != nil {
+		h.settings = true
+		j.set(ev)
+		return
+	}
+	if ev.Kind == fail2ban.SettingMaxRetry {
+		for _, j := range h.jails {
+			j.maxRetry = 0
 		}
 	}
 }

@@ -57,6 +57,8 @@ func (j *jail) remark(ev *fail2ban.Event, at ms) {
 		j.counts.Verbs[verbIncreaseBan]++
 		j.h.occur(at, "increase", j.name, ev.ID, "")
 		j.raised(j.track(ev.ID), ev, at)
+	case fail2ban.FoundAgain:
+		j.track(ev.ID).waiting().known = at
 	case fail2ban.IsBad:
 		j.bad(j.track(ev.ID), at)
 	case fail2ban.AlreadyBanned:

@@ -31,6 +31,7 @@ type jail struct {
 	liftedAt   ms     // the last time that a stop lifted a ban
 	foundRun   uint32 // the last run in which this jail logged a Found, plus one
 	foundLines bool   // this jail's log shows Found lines at all
+	timed      bool   // with the failures' times: since 0.10
 	touched    ms     // the last Restore or Ban since the start: the flood ends lost_settle after it
 
 	restart   *restart // of the present life's start

@@ -63,7 +63,7 @@ func (j *jail) restoreCause(t *track) (Cause, Confidence) {
 	switch {
 	case run.started == 0 && j.restart == nil:
 		return CauseUnknown, Unsure // the start that it belongs to is not in the log
-	case !t.known():
+	case !t.known() && t.state != suspended: // not even its end at the stop is in the log
 		return Orphan, Certain
 	case t.state == idle || t.absent:
 		return Zombie, Certain
@@ -123,10 +123,10 @@ func (j *jail) restoreRow(t *track, at ms, cause Cause, c Confidence, seen bool)
 func (j *jail) capAtRestore(t *track, at ms) {
 	t.follows = false
 	if fail2ban.LegacyVersion(j.h.version) {
-		t.base, t.until = at, 0 // 0.9 starts the ban time anew
+		t.base, t.until, t.exact = at, 0, false // 0.9 starts the ban time anew
 		t.own, t.source = j.presentBanTime()
 	}
-	if end := t.end(j); end != 0 && end+2*span(j.h.e.o.ExpiryTolerance) < at {
+	if end := t.end(j); end != 0 && end+restoreSlack < at {
 		t.base, t.until = 0, 0 // the row was still running: its end is another than we know
 	}
 	present, src := j.presentBanTime()
@@ -135,6 +135,10 @@ func (j *jail) capAtRestore(t *track, at ms) {
 	}
 	j.plan(t)
 }
+
+// restoreSlack is how long after its end a ban may still be restored: the jail's
+// rows were read before.
+const restoreSlack ms = 2000
 
 // resume puts a ban in force again.
 func (j *jail) resume(t *track, at ms) {

@@ -210,7 +210,7 @@ func (c *codec) jail(j *jail) {
 		number(c, p)
 	}
 	number(c, &j.maxRetry)
-	c.flags(&j.stoppedYet, &j.foundLines)
+	c.flags(&j.stoppedYet, &j.foundLines, &j.timed)
 	for i := range j.learnt.last {
 		number(c, &j.learnt.last[i])
 	}
@@ -300,7 +300,7 @@ func (c *codec) track(t *track) {
 	number(c, &t.own)
 	number(c, &t.banned)
 	wait := t.wait != nil && t.wait.lasting() != (waits{})
-	c.flags(&t.absent, &t.follows, &t.certain, &wait)
+	c.flags(&t.absent, &t.follows, &t.certain, &t.exact, &wait)
 	n := c.count(len(t.fails))
 	if !c.writing() && n > 0 && c.err == nil {
 		if n > maxFailures {
@@ -349,7 +349,7 @@ func (c *codec) failure(f *failure, from ms) {
 
 // lasting is what of the waits a snapshot holds beside the lists of its jail.
 func (w *waits) lasting() waits {
-	return waits{restart: w.restart, raise: w.raise, again: w.again, already: w.already, reread: w.reread, bad: w.bad}
+	return waits{restart: w.restart, raise: w.raise, again: w.again, already: w.already, reread: w.reread, bad: w.bad, known: w.known}
 }
 
 func (c *codec) waits(t *track) {
@@ -364,6 +364,7 @@ func (c *codec) waits(t *track) {
 	number(c, &w.already)
 	number(c, &w.reread)
 	number(c, &w.bad)
+	number(c, &w.known)
 }
 
 // waitingLines codes the lines that wait, each with the id it speaks of.

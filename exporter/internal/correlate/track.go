@@ -80,6 +80,7 @@ type track struct {
 	source   source
 	absent   bool // suspended, and not there in a later run
 	follows  bool // its ban time is the jail's present one
+	exact    bool // base is the time of a failure as fail2ban counts it, not merely that of a line
 	certain  bool
 	came     came
 }
@@ -106,6 +107,7 @@ type waits struct {
 	already ms     // the last "already banned"
 	reread  ms     // the last time that a failure was read again
 	bad     ms     // the last "is bad"
+	known   ms     // the last failure said to be of an id with earlier bans
 }
 
 // waiting gives what waits, to be changed; tidy gives its memory back.
@@ -144,6 +146,9 @@ func (t *track) end(j *jail) ms {
 		end = t.base + d
 	}
 	if t.wait != nil && t.wait.again != 0 && d > 0 {
+		if present, _ := j.presentBanTime(); present > 0 { // increments do not count for what only prolongs
+			d = present
+		}
 		end = max(end, t.wait.again+d)
 	}
 	return end
@@ -177,11 +182,19 @@ func (t *track) plannedEnd(j *jail) End {
 	}
 }
 
-// over tells whether a ban that ends at end is over at a time, as well as
-// whole seconds allow.
-func (j *jail) over(end, at ms) bool {
-	return end != 0 && end != never && at >= end-span(j.h.e.o.ExpiryTolerance)
+// over tells whether a ban that ends at end is over at a time: fail2ban unbans
+// no sooner. Where its reckoning is not known exactly the tolerance helps.
+func (j *jail) over(t *track, end, at ms) bool {
+	slack := span(j.h.e.o.ExpiryTolerance)
+	if t.exact {
+		slack = min(slack, exactSlack)
+	}
+	return end != 0 && end != never && at >= end-slack
 }
+
+// exactSlack is how far stamps of one host's threads step back (30 ms in our
+// recordings).
+const exactSlack ms = 50
 
 // failures are an id's failures by second, oldest first.
 type failures []failure

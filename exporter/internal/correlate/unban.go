@@ -111,7 +111,7 @@ func (j *jail) unbanByTime(t *track, u *unban) (Cause, Confidence) {
 		return CauseUnknown, Unsure
 	case end == never:
 		return Manual, Certain
-	case j.over(end, u.at):
+	case j.over(t, end, u.at):
 		return Expired, Likely
 	}
 	return Manual, Likely
@@ -164,6 +164,9 @@ func (j *jail) unban(t *track, at ms, seq uint64, cause Cause, c Confidence, lin
 		j.openUnseen(t)
 	}
 	t.noteLift(j, line)
+	if (cause == Expired || cause == CauseUnknown) && j.banTime == 0 && t.base != 0 && t.state == active && t.end(j) == 0 {
+		j.learn(at - t.base)
+	}
 	switch cause {
 	case Shutdown:
 		j.suspend(t, at, byStop)
@@ -176,9 +179,6 @@ func (j *jail) unban(t *track, at ms, seq uint64, cause Cause, c Confidence, lin
 			row.Detail = detail
 		}
 	default:
-		if j.banTime == 0 && t.base != 0 && t.state == active {
-			j.learn(at - t.base)
-		}
 		j.close(t, at, EndedUnknown, c)
 	}
 }
@@ -199,7 +199,7 @@ func (j *jail) openUnseen(t *track) {
 	j.setState(t, active)
 	t.origin = originUnseen
 	t.started, t.since, t.base, t.own, t.until, t.banned = 0, 0, 0, 0, 0, 0
-	t.source, t.follows, t.restores, t.failures, t.came = fromUnknown, false, 0, 0, cameFirst
+	t.source, t.follows, t.exact, t.restores, t.failures, t.came = fromUnknown, false, false, 0, 0, cameFirst
 }
 
 func unbanCause(c Cause) int {
