@@ -13,7 +13,8 @@ func literal(b []byte) (string, bool) {
 	if n < 3 || n > MaxJail+2 || b[0] != '\'' && b[0] != '"' || b[n-1] != b[0] {
 		return "", false
 	}
-	return unescapePython(b[1 : n-1])
+	name, ok := unescapePython(b[1 : n-1])
+	return name, ok && len(name) <= MaxJail
 }
 
 // quoted takes a Python string literal from the front: 'x' or, where the text
