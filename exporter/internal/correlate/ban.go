@@ -58,7 +58,7 @@ func (j *jail) takeHints(t *track, b *banLine) {
 	if x := w.raise; x != nil && x.at >= window && !b.raised {
 		b.raised, b.until, b.own = true, x.until, x.own
 	}
-	w.reread, w.bad, w.raise = 0, 0, nil
+	w.reread, w.bad, w.known, w.raise = 0, 0, 0, nil
 }
 
 // resolveBefore settles what waits for this id before a ban or a restore at a
