@@ -77,7 +77,9 @@ func (h *host) add(ev *fail2ban.Event) {
 	h.noticeRun(ev, at)
 	// What was waiting for this much log time is settled before the line is
 	// looked at, so that it cannot depend on what came after.
-	h.advance(at)
+	if !h.foreshadows(ev) {
+		h.advance(at)
+	}
 	defer h.notice(ev, at)
 	if ev.Kind != fail2ban.Other {
 		h.events++
@@ -130,8 +132,16 @@ func (h *host) opensRun(ev *fail2ban.Event, at ms) bool {
 	return ev.Kind.HasID() || ev.Kind == fail2ban.JailStarted
 }
 
+// foreshadows tells a line of a process whose run has not shown itself yet: at log
+// level NOTICE, where the next event of it will tell how the last run ended.
+func (h *host) foreshadows(ev *fail2ban.Event) bool {
+	return h.lifecycle == 0 && ev.PID != 0 && ev.PID != h.run.pid && !ev.Kind.HasID()
+}
+
 func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
-	h.lifecycle++
+	if ev.Kind != fail2ban.DatabaseCreated && ev.Kind != fail2ban.AlreadyRunning { // which are logged at level NOTICE too
+		h.lifecycle++
+	}
 	switch ev.Kind {
 	case fail2ban.ServerStart:
 		if fail2ban.LegacyVersion(ev.Version) && h.run.epoch > 0 && h.run.exited == 0 && h.run.pid == ev.PID && h.run.started != 0 {

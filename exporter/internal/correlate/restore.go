@@ -21,6 +21,9 @@ type restoreLine struct {
 // restored takes `Restore Ban`, or the plain `Ban` of 0.8 and 0.9 that was one;
 // verb is the line's own, for the table of events.
 func (j *jail) restored(t *track, at ms, verb string) {
+	if j.h.lifecycle == 0 && len(j.unbans) > 0 {
+		j.claimUnbans(at, JailStop) // log level NOTICE: only what comes back tells that the jail was stopped
+	}
 	j.resolveBefore(t, at)
 	if t.waits().ban != nil {
 		j.settleBan(t)
@@ -61,7 +64,7 @@ func (j *jail) restored(t *track, at ms, verb string) {
 func (j *jail) restoreCause(t *track) (Cause, Confidence) {
 	run := &j.h.run
 	switch {
-	case run.started == 0 && j.restart == nil:
+	case run.started == 0 && j.restart == nil && (t.state != suspended || t.liftRun != run.epoch):
 		return CauseUnknown, Unsure // the start that it belongs to is not in the log
 	case !t.known() && t.state != suspended: // not even its end at the stop is in the log
 		return Orphan, Certain
@@ -77,7 +80,7 @@ func (j *jail) restoreCause(t *track) (Cause, Confidence) {
 	switch {
 	case cause == CauseUnknown:
 		c = Unsure
-	case run.inferred || fail2ban.LegacyVersion(j.h.version):
+	case run.inferred || j.h.lifecycle == 0 || fail2ban.LegacyVersion(j.h.version):
 		c = Likely
 	}
 	return cause, c
