@@ -37,6 +37,7 @@ type host struct {
 	events    uint64
 
 	seenBefore bool // lines stood before the first start
+	stale      bool // a start found the socket of a crash, and the run is yet to show
 }
 
 // run is one life of the server.
@@ -100,7 +101,7 @@ func (h *host) add(ev *fail2ban.Event) {
 // event of the same run has followed: what stands directly before a start (a
 // line of dashes, complaints about the configuration) is the new run's.
 func (h *host) notice(ev *fail2ban.Event, at ms) {
-	if ev.Kind == fail2ban.Other {
+	if ev.Kind == fail2ban.Other || h.foreshadows(ev) {
 		h.lastOther = max(h.lastOther, at)
 		return
 	}
@@ -178,6 +179,8 @@ func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
 		h.watchEnds(ev.Detail, at)
 	case fail2ban.DatabaseOpened, fail2ban.DatabaseCreated:
 		h.run.database = true
+	case fail2ban.AlreadyRunning:
+		h.stale = true
 	default:
 		h.jailLifecycle(ev, at)
 	}
@@ -293,6 +296,7 @@ func (h *host) beginRun(ev *fail2ban.Event, at ms, inferred bool) {
 		}
 		j.settleUnbans(endOfLog)
 	}
+	h.stale = false
 	h.run = run{epoch: old.epoch + 1, started: at, inferred: inferred, pid: ev.PID, ended: ended}
 	if !inferred {
 		h.run.thread = strings.Clone(ev.Thread)
@@ -333,10 +337,8 @@ func (h *host) howEnded(old *run, inferred bool) (Cause, string) {
 	case h.last == 0:
 		return CauseUnknown, "unknown"
 	case inferred && h.lifecycle == 0:
-		for _, j := range h.jails {
-			if j.unbanRunEndsAt(h.last) {
-				return CleanRestart, "clean"
-			}
+		if !h.stale && h.unbansReachEnd() {
+			return CleanRestart, "clean"
 		}
 		for _, j := range h.jails {
 			if j.active > 0 {
@@ -348,6 +350,19 @@ func (h *host) howEnded(old *run, inferred bool) (Cause, string) {
 		return CauseUnknown, "unknown" // lifecycle lines are visible here, and these are missing
 	}
 	return Crash, "crash"
+}
+
+// unbansReachEnd tells whether unbans up to the last line lifted most of the bans,
+// as a stop does. A single expiry before a crash does not.
+func (h *host) unbansReachEnd() bool {
+	lifted, active := 0, 0
+	for _, j := range h.jails {
+		active += j.active
+		if j.unbanRunEndsAt(h.last) {
+			lifted += j.waitingUnbans()
+		}
+	}
+	return lifted > 0 && lifted >= active-lifted
 }
 
 func (h *host) advance(to ms) {

@@ -156,6 +156,16 @@ func (j *jail) unbanRunEndsAt(last ms) bool {
 	return n > 0 && j.unbans[n-1].t.waits().unban == j.unbans[n-1] && last-j.unbans[n-1].at <= span(j.h.e.o.StopPause)
 }
 
+// waitingUnbans counts the bans whose unban waits.
+func (j *jail) waitingUnbans() (n int) {
+	for _, u := range j.unbans {
+		if u.t.waits().unban == u && u.t.state == active {
+			n++
+		}
+	}
+	return n
+}
+
 // unban counts a settled unban and ends or suspends its ban.
 func (j *jail) unban(t *track, at ms, seq uint64, cause Cause, c Confidence, line Line) {
 	detail := j.unbanDetail(at, cause)
@@ -261,12 +271,7 @@ func (h *host) liftedAll(at, pause ms) bool {
 	}
 	left := 0
 	for _, j := range h.jails {
-		left += j.active
-		for _, u := range j.unbans {
-			if w := u.t.wait; w != nil && w.unban == u && u.t.state == active {
-				left--
-			}
-		}
+		left += j.active - j.waitingUnbans()
 	}
 	return left <= 1 // its own ban is still open
 }
