@@ -63,12 +63,16 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Place is one jail of one host.
-type Place struct{ Host, Jail string }
+// Place is one jail of one host of one source: hosts of the same name in two
+// sources are two hosts.
+type Place struct{ Source, Host, Jail string }
 
 func (p Place) compare(q Place) int {
-	return cmp.Or(cmp.Compare(p.Host, q.Host), cmp.Compare(p.Jail, q.Jail))
+	return cmp.Or(cmp.Compare(p.Source, q.Source), cmp.Compare(p.Host, q.Host), cmp.Compare(p.Jail, q.Jail))
 }
+
+// hostKey names a host.
+type hostKey struct{ source, host string }
 
 // BanFact is one true ban.
 type BanFact struct {
@@ -115,8 +119,13 @@ type Board struct {
 	placeNo   map[Place]uint32
 	lastPlace uint32 // facts of one place often follow each other
 	places    []place
-	hosts     map[string]uint32
+	hosts     map[hostKey]uint32
 	jails     map[string]uint32
+
+	// The last id that a fact was of: facts of one id follow each other, and one
+	// that was just touched is found without the index.
+	last   *entry
+	lastID string // as it came: comparing with it touches no cold memory
 }
 
 const slabSize = 1 << 10
@@ -177,7 +186,7 @@ func (s stamp) compare(t stamp) int {
 func NewBoard(o Options) *Board {
 	o = o.withDefaults()
 	return &Board{
-		o: o, c: o.Score.constants(), index: newIndex(), placeNo: map[Place]uint32{}, hosts: map[string]uint32{}, jails: map[string]uint32{},
+		o: o, c: o.Score.constants(), index: newIndex(), placeNo: map[Place]uint32{}, hosts: map[hostKey]uint32{}, jails: map[string]uint32{},
 	}
 }
 
@@ -254,6 +263,7 @@ func (b *Board) Forget(before time.Time) (dropped int) {
 		}
 		b.index.delete(e.id)
 		*e = entry{}
+		b.last = nil
 		b.free = append(b.free, i)
 		dropped++
 	}
@@ -279,6 +289,13 @@ func (b *Board) all(f func(*entry)) {
 func (b *Board) at(i uint32) *entry { return &b.slabs[i/slabSize][i%slabSize] }
 
 func (b *Board) get(id string) *entry {
+	if b.last == nil || b.lastID != id {
+		b.last, b.lastID = b.find(id), id
+	}
+	return b.last
+}
+
+func (b *Board) find(id string) *entry {
 	if i, ok := b.index.get(id); ok {
 		return b.at(i)
 	}
@@ -318,7 +335,7 @@ func (b *Board) place(p Place) uint32 {
 		no = uint32(len(b.places))
 		b.placeNo[p] = no
 		b.places = append(b.places, place{
-			Place: p, host: number(b.hosts, p.Host), jail: number(b.jails, p.Jail),
+			Place: p, host: number(b.hosts, hostKey{p.Source, p.Host}), jail: number(b.jails, p.Jail),
 			weight: b.o.weight(p.Jail), escalates: slices.Contains(b.o.RecidiveJails, p.Jail),
 		})
 	}
@@ -381,7 +398,7 @@ func (e *entry) weigh(w float64, at int64, decay func(age int64) float64) {
 	}
 }
 
-func number(names map[string]uint32, name string) uint32 {
+func number[K comparable](names map[K]uint32, name K) uint32 {
 	n, ok := names[name]
 	if !ok {
 		n = uint32(len(names))
