@@ -147,7 +147,7 @@ type place struct {
 // touch stands together, and with it the first of each list: most ids need no
 // more. The slices point there until they outgrow it.
 type entry struct {
-	id                                    string
+	key                                   shortID
 	first, last                           int64
 	bans, restores, failures, gapFailures uint32
 	visits                                []visit // by place
@@ -158,8 +158,10 @@ type entry struct {
 	mass      float64 // as of ban
 	ban       int64   // the newest that counts
 	escalated bool
+	used      bool    // not free
 	recent    []stamp // the newest bans that count, oldest first
 	recent0   [2]stamp
+	id        string
 }
 
 // visit is what one id did in one place.
@@ -191,7 +193,7 @@ func NewBoard(o Options) *Board {
 }
 
 // Len counts the ids that something is kept of.
-func (b *Board) Len() int { return b.index.len() }
+func (b *Board) Len() int { return b.index.n }
 
 // Ban notes a true ban. It tells the standing that the id reached by it, None
 // where that is the one it had. A ban told again changes nothing.
@@ -255,13 +257,13 @@ func (b *Board) Forget(before time.Time) (dropped int) {
 	t := before.UnixMilli()
 	for i := range b.n {
 		e := b.at(i)
-		if e.id == "" && !b.tracked(i) || e.last >= t {
+		if !e.used || e.last >= t {
 			continue
 		}
 		for k := range e.visits {
 			b.places[e.visits[k].place].censor(&e.visits[k], t)
 		}
-		b.index.delete(e.id)
+		b.index.delete(e.id, i)
 		*e = entry{}
 		b.last = nil
 		b.free = append(b.free, i)
@@ -270,17 +272,10 @@ func (b *Board) Forget(before time.Time) (dropped int) {
 	return dropped
 }
 
-// tracked tells an id that is the empty text from a free entry.
-func (b *Board) tracked(i uint32) bool {
-	no, ok := b.index.get("")
-	return ok && no == i
-}
-
 // all calls f for each id.
 func (b *Board) all(f func(*entry)) {
-	empty, hasEmpty := b.index.get("")
 	for i := range b.n {
-		if e := b.at(i); e.id != "" || hasEmpty && empty == i {
+		if e := b.at(i); e.used {
 			f(e)
 		}
 	}
@@ -296,7 +291,7 @@ func (b *Board) get(id string) *entry {
 }
 
 func (b *Board) find(id string) *entry {
-	if i, ok := b.index.get(id); ok {
+	if i, ok := b.lookup(id); ok {
 		return b.at(i)
 	}
 	i := b.n
@@ -310,7 +305,8 @@ func (b *Board) find(id string) *entry {
 		b.n++
 	}
 	e := b.at(i)
-	e.id = id
+	e.id, e.used = id, true
+	e.key, _ = short(id)
 	e.visits, e.recent, e.cells = e.visit0[:0], e.recent0[:0], e.cells0[:0]
 	b.index.set(id, i)
 	return e
@@ -353,6 +349,9 @@ func (e *entry) find(place uint32) (int, bool) {
 }
 
 func (e *entry) visit(place uint32) *visit {
+	if len(e.visits) == 1 && e.visits[0].place == place {
+		return &e.visits[0]
+	}
 	i, ok := slices.BinarySearchFunc(e.visits, place, func(v visit, p uint32) int { return cmp.Compare(v.place, p) })
 	if !ok {
 		e.visits = slices.Insert(e.visits, i, visit{place: place})

@@ -14,9 +14,6 @@ func (b *Board) Freeze() *Board {
 		o: b.o, c: b.c, index: newIndex(), n: b.n, placeNo: maps.Clone(b.placeNo), hosts: maps.Clone(b.hosts), jails: maps.Clone(b.jails),
 		slabs: make([][]entry, len(b.slabs)), places: slices.Clone(b.places),
 	}
-	if no, ok := b.index.get(""); ok {
-		f.index.set("", no) // tells it from free entries
-	}
 	for i := range f.places {
 		p := &f.places[i]
 		p.toBan, p.toFailure = p.toBan.clone(), p.toFailure.clone()
