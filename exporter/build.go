@@ -69,6 +69,11 @@ func correlateOptions(c *config.Config) correlate.Options {
 	}
 }
 
+func adviceOptions(c *config.Config) offender.AdviceOptions {
+	a := &c.Offenders.Advice
+	return offender.AdviceOptions{Cover: a.Cover, MinEnds: a.MinEnds, MinReoffences: a.MinReoffences, MinShare: a.MinShare}
+}
+
 func offenderOptions(c *config.Config) offender.Options {
 	o := &c.Offenders
 	s, ca := &o.Score, &o.Campaigns

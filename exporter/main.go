@@ -44,6 +44,7 @@ type stdio struct {
 // common are the flags of all commands.
 type common struct {
 	configFile string
+	configSet  bool // the user named it
 	expandEnv  bool
 	log        promslog.Config
 }
@@ -83,7 +84,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 
 	var c common
 	c.log = promslog.Config{Writer: errw}
-	app.Flag("config.file", "Configuration file.").Default(defaultConfigFile).StringVar(&c.configFile)
+	app.Flag("config.file", "Configuration file.").Default(defaultConfigFile).IsSetByUser(&c.configSet).StringVar(&c.configFile)
 	app.Flag("config.expand-env", "Expand ${VAR} and ${VAR:-default} in the configuration file.").BoolVar(&c.expandEnv)
 	flag.AddFlags(app, &c.log)
 

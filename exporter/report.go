@@ -26,7 +26,8 @@ import (
 // reportKinds are the kinds that `report` knows, the default first.
 var reportKinds = []string{
 	publish.KindSummary, publish.KindEvents, publish.KindRestores, publish.KindBans, publish.KindRestarts, publish.KindLost,
-	publish.KindReoffences, publish.KindOffenders, publish.KindJails, publish.KindCoverage,
+	publish.KindReoffences, publish.KindOffenders, publish.KindNetworks, publish.KindCampaigns, publish.KindJails, publish.KindAdvice,
+	publish.KindCoverage,
 }
 
 // reportCommand is the one-shot report.
@@ -43,6 +44,7 @@ type reportCommand struct {
 	noColor        bool
 	failOnUnparsed bool
 	explain        bool
+	evaluate       bool
 	lineFormat     string
 }
 
@@ -58,10 +60,11 @@ func addReport(app *kingpin.Application, c *common, commands map[string]command)
 	cmd.Flag("format", "table, csv or json (one object a line).").Default("table").EnumVar(&r.format, "table", "csv", "json")
 	cmd.Flag("output", "Write to this file instead of standard output.").StringVar(&r.output)
 	cmd.Flag("force", "Overwrite the output file.").BoolVar(&r.force)
-	cmd.Flag("top", "How many offenders.").Default("0").IntVar(&r.top)
+	cmd.Flag("top", "How many offenders, networks or campaigns.").Default("0").IntVar(&r.top)
 	cmd.Flag("no-color", "No colours (there are none yet; scripts may say so).").BoolVar(&r.noColor)
 	cmd.Flag("fail-on-unparsed", "Fail when a line of fail2ban's cannot be read.").BoolVar(&r.failOnUnparsed)
 	cmd.Flag("explain", "Add to each row the log's lines that prove its verdict.").BoolVar(&r.explain)
+	cmd.Flag("evaluate", "With offenders: how many of each midnight's first were banned in the day after, beside other ways of ranking.").BoolVar(&r.evaluate)
 	commands[cmd.FullCommand()] = r.run
 }
 
@@ -79,7 +82,13 @@ func (r *reportCommand) run(ctx context.Context, log *slog.Logger, std stdio) er
 	if err != nil {
 		return usageError{fmt.Errorf("--to: %w", err)}
 	}
-	job := &reportJob{kind: kind, from: from, to: to, now: now, log: log, board: pipeline.NewBoard(offender.Options{}), top: r.top, explain: r.explain}
+	if r.evaluate {
+		if kind != publish.KindOffenders {
+			return usageError{errors.New("--evaluate is for `report offenders`")}
+		}
+		kind = publish.KindEvaluation
+	}
+	job := &reportJob{kind: kind, from: from, to: to, now: now, log: log, top: r.top, explain: r.explain}
 	inputs := slices.Concat(files, r.inputs)
 	if len(inputs) == 0 && r.lineFormat != "" {
 		return usageError{errors.New("--line-format is for files; a source of Loki has its `format` in the configuration")}
@@ -125,6 +134,9 @@ func (r *reportCommand) readFiles(ctx context.Context, job *reportJob, inputs []
 	for _, in := range inputs {
 		parsed = append(parsed, pipeline.ParseInput(in))
 	}
+	if err := r.rankFiles(job); err != nil {
+		return err
+	}
 	format, err := r.fileFormat()
 	if err != nil {
 		return err
@@ -138,7 +150,7 @@ func (r *reportCommand) readFiles(ctx context.Context, job *reportJob, inputs []
 		job.log.Warn(n)
 	}
 	if r.explain && !explained(job.kind) {
-		job.log.Warn("--explain does nothing here: it is for events, restores, bans, restarts, lost and reoffences", "kind", job.kind)
+		job.log.Warn("--explain does nothing here: it is for events, restores, bans, restarts, lost, reoffences and campaigns", "kind", job.kind)
 	}
 	part := job.part("files", correlate.Options{}, parser, func(string) *time.Location { return zone })
 	if err := part.feed.Read(ctx, files, job.from, job.to); err != nil {
@@ -151,6 +163,21 @@ func (r *reportCommand) readFiles(ctx context.Context, job *reportJob, inputs []
 	return nil
 }
 
+// rankFiles says how the offenders of files are ranked: as a configuration that
+// was named says, else by the defaults.
+func (r *reportCommand) rankFiles(job *reportJob) error {
+	if !r.common.configSet {
+		job.rankBy(offender.Options{}, offender.AdviceOptions{})
+		return nil
+	}
+	cfg, err := loadConfig(r.common)
+	if err != nil {
+		return err
+	}
+	job.rankBy(offenderOptions(cfg), adviceOptions(cfg))
+	return nil
+}
+
 func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 	cfg, err := loadConfig(r.common)
 	if errors.Is(err, os.ErrNotExist) && r.common.configFile == defaultConfigFile {
@@ -159,7 +186,7 @@ func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 	if err != nil {
 		return err
 	}
-	job.board = pipeline.NewBoard(offenderOptions(cfg))
+	job.rankBy(offenderOptions(cfg), adviceOptions(cfg))
 	for i := range cfg.Sources {
 		s := &cfg.Sources[i]
 		s.Backoff = impatient(s.Backoff)
@@ -225,12 +252,33 @@ type reportJob struct {
 	now      time.Time
 	log      *slog.Logger
 	board    *pipeline.Board
+	ranking  offender.Options
+	advice   offender.AdviceOptions
+	facts    []fact // where the ranking is evaluated
 	top      int
 	explain  bool
 
 	parts         []*reportPart
 	unparsed      int
 	firstUnparsed string
+}
+
+// rankBy makes the ranking.
+func (j *reportJob) rankBy(o offender.Options, a offender.AdviceOptions) {
+	j.board, j.ranking, j.advice = pipeline.NewBoard(o), o, a
+	if j.kind == publish.KindEvaluation {
+		j.board.Watch = j.watch
+	}
+}
+
+// watch notes what an evaluation of the ranking is made of.
+func (j *reportJob) watch(ob correlate.Observation, p offender.Place) {
+	if ob.Kind == correlate.SawBan || ob.Kind == correlate.SawRestore {
+		j.facts = append(j.facts, fact{
+			ban:     offender.BanFact{Place: p, ID: ob.ID, At: ob.Time, Delay: ob.Delay.V, HasDelay: ob.Delay.OK, Manual: ob.Manual},
+			restore: ob.Kind == correlate.SawRestore,
+		})
+	}
 }
 
 // reportPart is one source's share.
@@ -248,7 +296,7 @@ func (j *reportJob) part(name string, o correlate.Options, parser fail2ban.Optio
 	o.Events, o.Rows, o.Explain = j.kind == publish.KindEvents, true, j.explain && explained(j.kind)
 	p := &reportPart{name: name, zone: zone}
 	p.feed = pipeline.NewFeed(pipeline.FeedOptions{
-		Correlate: o, Parser: parser, Zone: zone, Newest: j.now, From: j.from, To: j.to, Board: j.board,
+		Correlate: o, Parser: parser, Zone: zone, Newest: j.now, From: j.from, To: j.to, Board: j.board.For(name),
 		Count: func(string) { p.lines++ },
 		Unparsed: func(l pipeline.Line) {
 			if j.unparsed++; j.unparsed == 1 {
@@ -290,15 +338,24 @@ func (j *reportJob) sources() (out []publish.SourceReport) {
 	return out
 }
 
-func (j *reportJob) offenders(top int) []offender.Row {
+// topOf is how many rows of a ranking are wanted.
+func (j *reportJob) topOf(usual int) int {
 	if j.top > 0 {
-		top = j.top
+		return j.top
 	}
-	rows := j.board.Rank(j.now, top).Rows
+	return usual
+}
+
+func (j *reportJob) offenders(top int) []offender.Row {
+	rows := j.board.Rank(j.now, j.topOf(top)).Rows
 	for i := range rows {
 		for _, p := range j.parts {
 			for _, at := range p.feed.Engine().Banned(rows[i].ID) {
-				rows[i].BannedWhere = append(rows[i].BannedWhere, offender.Place(at))
+				where := offender.Place{Host: at.Host, Jail: at.Jail}
+				if len(j.parts) > 1 {
+					where.Source = p.name
+				}
+				rows[i].BannedWhere = append(rows[i].BannedWhere, where)
 			}
 		}
 		rows[i].BannedNow = len(rows[i].BannedWhere) > 0
@@ -332,6 +389,24 @@ func (j *reportJob) rows() (rows []publish.Row) {
 			rows = append(rows, publish.OffenderRow("", &o))
 		}
 		return rows
+	case publish.KindNetworks:
+		for _, n := range j.board.Freeze().Networks(j.now, j.topOf(defaultTop)) {
+			rows = append(rows, publish.NetworkRow("", &n))
+		}
+		return rows
+	case publish.KindCampaigns:
+		for _, c := range j.board.Freeze().Campaigns(j.now, j.topOf(defaultTop)) {
+			rows = append(rows, publish.CampaignRow("", &c))
+		}
+		return rows
+	case publish.KindAdvice:
+		sources := j.sources()
+		for _, a := range adviceOf(returnsOf(j.board.Freeze(), sources), sources, j.advice) {
+			rows = append(rows, publish.AdviceRow(a.Place.Source, &a))
+		}
+		return rows
+	case publish.KindEvaluation:
+		return j.evaluation()
 	case publish.KindJails:
 		for _, s := range j.sources() {
 			rows = append(rows, publish.JailRows(&s)...)
@@ -357,10 +432,33 @@ func (j *reportJob) rows() (rows []publish.Row) {
 // explained are the kinds whose rows are verdicts that lines can prove.
 func explained(kind string) bool {
 	switch kind {
-	case publish.KindEvents, publish.KindRestores, publish.KindBans, publish.KindRestarts, publish.KindLost, publish.KindReoffences:
+	case publish.KindEvents, publish.KindRestores, publish.KindBans, publish.KindRestarts, publish.KindLost, publish.KindReoffences, publish.KindCampaigns:
 		return true
 	}
 	return false
+}
+
+// evaluation judges the ranking by the log itself.
+func (j *reportJob) evaluation() (rows []publish.Row) {
+	var first, newest time.Time
+	for _, p := range j.parts {
+		for _, h := range p.report.Hosts {
+			if first.IsZero() || h.FirstLine.Before(first) {
+				first = h.FirstLine
+			}
+			if h.LastLine.After(newest) {
+				newest = h.LastLine
+			}
+		}
+	}
+	found := evaluate(j.facts, first, newest, j.top, j.ranking)
+	for i := range found {
+		rows = append(rows, publish.EvaluationRow(&found[i]))
+	}
+	if len(rows) == 0 {
+		j.log.Warn("too little data: no midnight (UTC) has a full day of log before and after it", "first_line", first, "last_line", newest)
+	}
+	return rows
 }
 
 func openBans(p *reportPart) (rows []publish.Row) {

@@ -13,6 +13,7 @@ import (
 
 	"fail2ban-loki-exporter/exporter/internal/config"
 	"fail2ban-loki-exporter/exporter/internal/loki"
+	"fail2ban-loki-exporter/exporter/internal/offender"
 	"fail2ban-loki-exporter/exporter/internal/pipeline"
 	"fail2ban-loki-exporter/exporter/internal/publish"
 
@@ -104,8 +105,47 @@ type daemon struct {
 	followers []*pipeline.Follower
 	clients   []*loki.Client
 
-	mu     sync.Mutex
-	status []pipeline.Status
+	mu      sync.Mutex
+	status  []pipeline.Status
+	outlook outlook
+	looking sync.WaitGroup
+}
+
+// outlook is what is made of every id and not of the first ones alone, which
+// may take seconds: it is made anew at most so often.
+type outlook struct {
+	made     time.Time
+	busy     bool
+	networks []offender.Network
+	jails    []publish.JailOutlook
+}
+
+const outlookEvery = time.Minute
+
+// lookOut has the outlook made anew where it is due: the first one at once,
+// the others beside what goes on, for the next view. It is called with d.mu.
+func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
+	if d.outlook.busy || now.Sub(d.outlook.made) < outlookEvery {
+		return
+	}
+	board := d.board.Freeze()
+	look := func() outlook {
+		return outlook{
+			made: now, networks: board.Networks(now, d.cfg.Metrics.TopNetworks),
+			jails: jailOutlooks(returnsOf(board, sources), sources, adviceOptions(d.cfg)),
+		}
+	}
+	if d.outlook.made.IsZero() {
+		d.outlook = look()
+		return
+	}
+	d.outlook.busy = true
+	d.looking.Go(func() {
+		made := look()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.outlook = made
+	})
 }
 
 func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
@@ -155,9 +195,13 @@ func (d *daemon) addSource(i int, once bool) error {
 	}
 	o := correlateOptions(d.cfg)
 	o.Open = len(sinks) > 0
+	board := d.board.For(s.Name)
+	if len(sinks) > 0 {
+		board.Tell(d.cfg.Metrics.TopOffenders, len(d.cfg.Sources) == 1, offenderOptions(d.cfg))
+	}
 	samples := newSampler(d.log)
 	feed := pipeline.NewFeed(pipeline.FeedOptions{
-		Correlate: o, Parser: parser, Zone: zone, Newest: time.Now(), Board: d.board,
+		Correlate: o, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
 		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
 		Unparsed: samples.unparsed,
 	})
@@ -246,7 +290,11 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 		return
 	}
 	ranking := d.board.Rank(now, d.cfg.Metrics.TopOffenders)
-	d.metrics.Set(&publish.View{At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true})
+	d.lookOut(now, sources)
+	d.metrics.Set(&publish.View{
+		At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true,
+		Networks: d.outlook.networks, Jails: d.outlook.jails,
+	})
 }
 
 // ready says why the daemon is not ready, or nil.
@@ -265,6 +313,7 @@ func (d *daemon) ready() error {
 }
 
 func (d *daemon) close() {
+	d.looking.Wait()
 	for _, c := range d.clients {
 		c.Close()
 	}

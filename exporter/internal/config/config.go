@@ -144,6 +144,7 @@ type Metrics struct {
 	MaxHosts     int    `yaml:"max_hosts"`
 	MaxJails     int    `yaml:"max_jails"`
 	TopOffenders int    `yaml:"top_offenders"`
+	TopNetworks  int    `yaml:"top_networks"`
 }
 
 // Validators are checks that need what this package does not know.
@@ -199,7 +200,7 @@ var (
 		Campaigns: Campaigns{Window: model.Duration(20 * time.Minute), IDs: 5, Networks: 3},
 		Advice:    Advice{Cover: 0.8, MinEnds: 20, MinReoffences: 5, MinShare: 0.1},
 	}
-	DefaultMetrics = Metrics{Detail: "auto", MaxHosts: 5000, MaxJails: 200, TopOffenders: 50}
+	DefaultMetrics = Metrics{Detail: "auto", MaxHosts: 5000, MaxJails: 200, TopOffenders: 50, TopNetworks: 20}
 )
 
 // Default is the configuration of an empty file, were one allowed.
@@ -631,8 +632,8 @@ func (m *Metrics) validate() error {
 	if !slices.Contains([]string{"auto", "fleet", "host", "jail"}, m.Detail) {
 		return fmt.Errorf("metrics.detail: %q; give auto, fleet, host or jail", m.Detail)
 	}
-	if m.MaxHosts < 1 || m.MaxJails < 1 || m.TopOffenders < 0 {
-		return errors.New("metrics: max_hosts and max_jails must be at least 1, top_offenders at least 0")
+	if m.MaxHosts < 1 || m.MaxJails < 1 || m.TopOffenders < 0 || m.TopNetworks < 0 {
+		return errors.New("metrics: max_hosts and max_jails must be at least 1, top_offenders and top_networks at least 0")
 	}
 	return nil
 }

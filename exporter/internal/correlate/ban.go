@@ -260,7 +260,7 @@ func (j *jail) firstRenewal(t *track, b *banLine) ms {
 
 // originOf is the verdict on a plain `Ban`.
 func (j *jail) originOf(t *track, b *banLine) (origin, Confidence) {
-	if b.raised && !b.bad && b.until != never && (j.foundLines || j.h.lifecycle > 0) { // "is bad" is logged where Found lines are
+	if b.raised && !b.bad && b.until != never && (j.foundLines || j.h.informed) { // "is bad" is logged where Found lines are
 		// fail2ban's observer found the ban in its database already: the
 		// same offence read again, or counted in another jail
 		return originReread, Likely

@@ -33,6 +33,7 @@ type host struct {
 	restarts  []*restart // not yet said
 	counts    [3]uint64  // server restarts: clean crash unknown
 	lifecycle uint64
+	informed  bool // lines of level INFO are in the log, the server's life among them
 	settings  bool
 	events    uint64
 
@@ -136,12 +137,13 @@ func (h *host) opensRun(ev *fail2ban.Event, at ms) bool {
 // foreshadows tells a line of a process whose run has not shown itself yet: at log
 // level NOTICE, where the next event of it will tell how the last run ended.
 func (h *host) foreshadows(ev *fail2ban.Event) bool {
-	return h.lifecycle == 0 && ev.PID != 0 && ev.PID != h.run.pid && !ev.Kind.HasID()
+	return !h.informed && ev.PID != 0 && ev.PID != h.run.pid && !ev.Kind.HasID()
 }
 
 func (h *host) lifecycleEvent(ev *fail2ban.Event, at ms) {
+	h.lifecycle++
 	if ev.Kind != fail2ban.DatabaseCreated && ev.Kind != fail2ban.AlreadyRunning { // which are logged at level NOTICE too
-		h.lifecycle++
+		h.informed = true
 	}
 	switch ev.Kind {
 	case fail2ban.ServerStart:
@@ -336,7 +338,7 @@ func (h *host) howEnded(old *run, inferred bool) (Cause, string) {
 		return CleanRestart, "clean"
 	case h.last == 0:
 		return CauseUnknown, "unknown"
-	case inferred && h.lifecycle == 0:
+	case inferred && !h.informed:
 		if !h.stale && h.unbansReachEnd() {
 			return CleanRestart, "clean"
 		}

@@ -21,7 +21,7 @@ type restoreLine struct {
 // restored takes `Restore Ban`, or the plain `Ban` of 0.8 and 0.9 that was one;
 // verb is the line's own, for the table of events.
 func (j *jail) restored(t *track, at ms, verb string) {
-	if j.h.lifecycle == 0 && len(j.unbans) > 0 {
+	if !j.h.informed && len(j.unbans) > 0 {
 		j.claimUnbans(at, JailStop) // log level NOTICE: only what comes back tells that the jail was stopped
 	}
 	j.resolveBefore(t, at)
@@ -80,7 +80,7 @@ func (j *jail) restoreCause(t *track) (Cause, Confidence) {
 	switch {
 	case cause == CauseUnknown:
 		c = Unsure
-	case run.inferred || j.h.lifecycle == 0 || fail2ban.LegacyVersion(j.h.version):
+	case run.inferred || !j.h.informed || fail2ban.LegacyVersion(j.h.version):
 		c = Likely
 	}
 	return cause, c

@@ -91,7 +91,7 @@ func (c *codec) host(h *host) {
 		c.fail(ErrDamaged)
 	}
 	text(c, &h.version)
-	c.flags(&h.settings, &h.seenBefore, &h.stale, &h.reload.open, &h.reload.all, &h.reload.listed, &h.reload.stopping)
+	c.flags(&h.settings, &h.seenBefore, &h.stale, &h.informed, &h.reload.open, &h.reload.all, &h.reload.listed, &h.reload.stopping)
 	text(c, &h.reload.jail)
 	c.run(&h.run)
 	c.restarts(h)

@@ -51,7 +51,7 @@ func TestAdvise(t *testing.T) {
 			"no ban time up to 4w would have covered 80 % of 30 re-offences; set bantime.increment = true, so that only those who come back are banned longer",
 		},
 	} {
-		r := Returns{Place: Place{"h", "j"}, Ends: len(c.delays) + c.stayed}
+		r := Returns{Place: Place{Host: "h", Jail: "j"}, Ends: len(c.delays) + c.stayed}
 		for _, d := range c.delays {
 			r.ToBan.Add(d, true)
 		}

@@ -42,7 +42,7 @@ func crowdedBoard() (*Board, []string) {
 
 var hostNames = func() (names []Place) {
 	for i := range 100 {
-		names = append(names, Place{fmt.Sprintf("host-%02d", i), "sshd"})
+		names = append(names, Place{Host: fmt.Sprintf("host-%02d", i), Jail: "sshd"})
 	}
 	return names
 }()
@@ -128,5 +128,13 @@ func BenchmarkLoad(b *testing.B) {
 		if _, err := Load(bytes.NewReader(out.Bytes()), Options{}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A copy to read from: how long a board is kept from taking facts.
+func BenchmarkFreeze(b *testing.B) {
+	board, _ := crowdedBoard()
+	for b.Loop() {
+		board.Freeze()
 	}
 }

@@ -63,12 +63,16 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Place is one jail of one host.
-type Place struct{ Host, Jail string }
+// Place is one jail of one host of one source: hosts of the same name in two
+// sources are two hosts.
+type Place struct{ Source, Host, Jail string }
 
 func (p Place) compare(q Place) int {
-	return cmp.Or(cmp.Compare(p.Host, q.Host), cmp.Compare(p.Jail, q.Jail))
+	return cmp.Or(cmp.Compare(p.Source, q.Source), cmp.Compare(p.Host, q.Host), cmp.Compare(p.Jail, q.Jail))
 }
+
+// hostKey names a host.
+type hostKey struct{ source, host string }
 
 // BanFact is one true ban.
 type BanFact struct {
@@ -115,8 +119,13 @@ type Board struct {
 	placeNo   map[Place]uint32
 	lastPlace uint32 // facts of one place often follow each other
 	places    []place
-	hosts     map[string]uint32
+	hosts     map[hostKey]uint32
 	jails     map[string]uint32
+
+	// The last id that a fact was of: facts of one id follow each other, and one
+	// that was just touched is found without the index.
+	last   *entry
+	lastID string // as it came: comparing with it touches no cold memory
 }
 
 const slabSize = 1 << 10
@@ -138,7 +147,7 @@ type place struct {
 // touch stands together, and with it the first of each list: most ids need no
 // more. The slices point there until they outgrow it.
 type entry struct {
-	id                                    string
+	key                                   shortID
 	first, last                           int64
 	bans, restores, failures, gapFailures uint32
 	visits                                []visit // by place
@@ -149,8 +158,10 @@ type entry struct {
 	mass      float64 // as of ban
 	ban       int64   // the newest that counts
 	escalated bool
+	used      bool    // not free
 	recent    []stamp // the newest bans that count, oldest first
 	recent0   [2]stamp
+	id        string
 }
 
 // visit is what one id did in one place.
@@ -177,12 +188,12 @@ func (s stamp) compare(t stamp) int {
 func NewBoard(o Options) *Board {
 	o = o.withDefaults()
 	return &Board{
-		o: o, c: o.Score.constants(), index: newIndex(), placeNo: map[Place]uint32{}, hosts: map[string]uint32{}, jails: map[string]uint32{},
+		o: o, c: o.Score.constants(), index: newIndex(), placeNo: map[Place]uint32{}, hosts: map[hostKey]uint32{}, jails: map[string]uint32{},
 	}
 }
 
 // Len counts the ids that something is kept of.
-func (b *Board) Len() int { return b.index.len() }
+func (b *Board) Len() int { return b.index.n }
 
 // Ban notes a true ban. It tells the standing that the id reached by it, None
 // where that is the one it had. A ban told again changes nothing.
@@ -246,31 +257,25 @@ func (b *Board) Forget(before time.Time) (dropped int) {
 	t := before.UnixMilli()
 	for i := range b.n {
 		e := b.at(i)
-		if e.id == "" && !b.tracked(i) || e.last >= t {
+		if !e.used || e.last >= t {
 			continue
 		}
 		for k := range e.visits {
 			b.places[e.visits[k].place].censor(&e.visits[k], t)
 		}
-		b.index.delete(e.id)
+		b.index.delete(e.id, i)
 		*e = entry{}
+		b.last = nil
 		b.free = append(b.free, i)
 		dropped++
 	}
 	return dropped
 }
 
-// tracked tells an id that is the empty text from a free entry.
-func (b *Board) tracked(i uint32) bool {
-	no, ok := b.index.get("")
-	return ok && no == i
-}
-
 // all calls f for each id.
 func (b *Board) all(f func(*entry)) {
-	empty, hasEmpty := b.index.get("")
 	for i := range b.n {
-		if e := b.at(i); e.id != "" || hasEmpty && empty == i {
+		if e := b.at(i); e.used {
 			f(e)
 		}
 	}
@@ -279,7 +284,14 @@ func (b *Board) all(f func(*entry)) {
 func (b *Board) at(i uint32) *entry { return &b.slabs[i/slabSize][i%slabSize] }
 
 func (b *Board) get(id string) *entry {
-	if i, ok := b.index.get(id); ok {
+	if b.last == nil || b.lastID != id {
+		b.last, b.lastID = b.find(id), id
+	}
+	return b.last
+}
+
+func (b *Board) find(id string) *entry {
+	if i, ok := b.lookup(id); ok {
 		return b.at(i)
 	}
 	i := b.n
@@ -293,7 +305,8 @@ func (b *Board) get(id string) *entry {
 		b.n++
 	}
 	e := b.at(i)
-	e.id = id
+	e.id, e.used = id, true
+	e.key, _ = short(id)
 	e.visits, e.recent, e.cells = e.visit0[:0], e.recent0[:0], e.cells0[:0]
 	b.index.set(id, i)
 	return e
@@ -318,7 +331,7 @@ func (b *Board) place(p Place) uint32 {
 		no = uint32(len(b.places))
 		b.placeNo[p] = no
 		b.places = append(b.places, place{
-			Place: p, host: number(b.hosts, p.Host), jail: number(b.jails, p.Jail),
+			Place: p, host: number(b.hosts, hostKey{p.Source, p.Host}), jail: number(b.jails, p.Jail),
 			weight: b.o.weight(p.Jail), escalates: slices.Contains(b.o.RecidiveJails, p.Jail),
 		})
 	}
@@ -336,6 +349,9 @@ func (e *entry) find(place uint32) (int, bool) {
 }
 
 func (e *entry) visit(place uint32) *visit {
+	if len(e.visits) == 1 && e.visits[0].place == place {
+		return &e.visits[0]
+	}
 	i, ok := slices.BinarySearchFunc(e.visits, place, func(v visit, p uint32) int { return cmp.Compare(v.place, p) })
 	if !ok {
 		e.visits = slices.Insert(e.visits, i, visit{place: place})
@@ -381,7 +397,7 @@ func (e *entry) weigh(w float64, at int64, decay func(age int64) float64) {
 	}
 }
 
-func number(names map[string]uint32, name string) uint32 {
+func number[K comparable](names map[K]uint32, name K) uint32 {
 	n, ok := names[name]
 	if !ok {
 		n = uint32(len(names))

@@ -25,7 +25,7 @@ func ban(b *Board, p Place, id string, at time.Time) { b.Ban(BanFact{Place: p, I
 // True bans rank; restores do not; ties go to the newer ban, then to the id.
 func TestRank(t *testing.T) {
 	b := NewBoard(Options{})
-	sshd := Place{"web-1", "sshd"}
+	sshd := Place{Host: "web-1", Jail: "sshd"}
 	for i, id := range []string{"two", "one-new", "one-old-b", "one-old-a", "two"} {
 		at := day.Add(time.Hour)
 		switch i {
@@ -65,7 +65,7 @@ func TestRank(t *testing.T) {
 // one, and the ban that does so says it.
 func TestStanding(t *testing.T) {
 	b := NewBoard(Options{})
-	place := Place{"h", "j"}
+	place := Place{Host: "h", Jail: "j"}
 	ban(b, place, "x", day)
 	ban(b, place, "x", day.Add(20*24*time.Hour))
 	for days, want := range map[int]int{20: 1, 30: 1, 31: 0} {
@@ -88,8 +88,8 @@ func TestStanding(t *testing.T) {
 // A recidive jail bans for other jails' bans: no offence more, but a mark.
 func TestRecidive(t *testing.T) {
 	b := NewBoard(Options{})
-	ban(b, Place{"h", "sshd"}, "x", day)
-	ban(b, Place{"h", "recidive"}, "x", day)
+	ban(b, Place{Host: "h", Jail: "sshd"}, "x", day)
+	ban(b, Place{Host: "h", Jail: "recidive"}, "x", day)
 	r := b.Rank(day, 1).Rows[0]
 	if r.Bans != 1 || !r.Escalated || r.Jails != 1 {
 		t.Errorf("%+v", r)
@@ -116,8 +116,8 @@ func TestWorkedValues(t *testing.T) {
 		{name: "four slow returns", facts: []BanFact{{}, slow, slow, slow}, mass: 4, x: 4, hosts: 1, want: 50},
 		{name: "four quick returns", facts: []BanFact{{}, quick, quick, quick}, mass: 5.5, x: 5.5, hosts: 1, want: 61.44},
 		{name: "a fortnight later", facts: []BanFact{{}, quick, quick, quick}, after: 14 * 24 * time.Hour, mass: 1.375, x: 1.375, hosts: 0.25, want: 21.2},
-		{name: "three hosts", facts: []BanFact{{Place: Place{"a", "j"}}, {Place: Place{"b", "j"}}, {Place: Place{"c", "j"}}}, mass: 3, x: 7.755, hosts: 3, want: 73.92},
-		{name: "two jails", facts: []BanFact{{Place: Place{"a", "i"}}, {Place: Place{"a", "j"}}}, mass: 2, x: 3, hosts: 1, want: 40.54},
+		{name: "three hosts", facts: []BanFact{{Place: Place{Host: "a", Jail: "j"}}, {Place: Place{Host: "b", Jail: "j"}}, {Place: Place{Host: "c", Jail: "j"}}}, mass: 3, x: 7.755, hosts: 3, want: 73.92},
+		{name: "two jails", facts: []BanFact{{Place: Place{Host: "a", Jail: "i"}}, {Place: Place{Host: "a", Jail: "j"}}}, mass: 2, x: 3, hosts: 1, want: 40.54},
 		{name: "a return after a day", facts: []BanFact{{}, {HasDelay: true, Delay: 24 * time.Hour}}, mass: 2.25, x: 2.25, hosts: 1, want: 32.29},
 		{name: "90 points", facts: []BanFact{{}}, o: Score{JailWeights: map[string]float64{"": 13.2877}}, mass: 13.2877, x: 13.2877, hosts: 1, want: 90},
 		{name: "by hand", facts: []BanFact{{Manual: true}}, o: Score{ManualWeight: 0.5}, mass: 0.5, x: 0.5, hosts: 1, want: 8.3},
@@ -147,10 +147,10 @@ func TestWorkedValues(t *testing.T) {
 func TestIdleRanks(t *testing.T) {
 	b := NewBoard(Options{})
 	for i, host := range []string{"a", "b", "c", "d"} {
-		ban(b, Place{host, "j"}, "broad", day.Add(time.Duration(i)))
+		ban(b, Place{Host: host, Jail: "j"}, "broad", day.Add(time.Duration(i)))
 	}
 	for i := range 10 {
-		ban(b, Place{"a", "j"}, "deep", day.Add(time.Duration(i)*time.Millisecond))
+		ban(b, Place{Host: "a", Jail: "j"}, "deep", day.Add(time.Duration(i)*time.Millisecond))
 	}
 	if got := ids(b.Rank(day, 2).Rows); got[0] != "broad" {
 		t.Error(got)
@@ -193,7 +193,7 @@ func facts(t *rapid.T, n int, hosts ...string) []fact {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) fact {
 		at += rapid.Int64Range(1, 20*3600*1000).Draw(t, "later")
 		f := BanFact{
-			Place:  Place{rapid.SampledFrom(hosts).Draw(t, "host"), rapid.SampledFrom([]string{"sshd", "web", "recidive"}).Draw(t, "jail")},
+			Place:  placeOf(t, hosts),
 			ID:     rapid.SampledFrom([]string{"192.0.2.1", "192.0.2.2", "2001:db8::1", "root"}).Draw(t, "id"),
 			At:     day.Add(time.Duration(at) * time.Millisecond),
 			Manual: rapid.Bool().Draw(t, "manual"), HasDelay: rapid.Bool().Draw(t, "returned"),
@@ -201,6 +201,14 @@ func facts(t *rapid.T, n int, hosts ...string) []fact {
 		}
 		return fact{rapid.IntRange(0, 4).Draw(t, "kind"), f, rapid.Bool().Draw(t, "true end")}
 	}), 0, n).Draw(t, "facts")
+}
+
+// placeOf draws a place. Hosts bear the same names in two sources.
+func placeOf(t *rapid.T, hosts []string) Place {
+	return Place{
+		Source: rapid.SampledFrom([]string{"", "b"}).Draw(t, "source"), Host: rapid.SampledFrom(hosts).Draw(t, "host"),
+		Jail: rapid.SampledFrom([]string{"sshd", "web", "recidive"}).Draw(t, "jail"),
+	}
 }
 
 // view is all that a board says, its floats rounded to what does not depend on
@@ -324,7 +332,7 @@ func TestMerge(t *testing.T) {
 		if diff := cmp.Diff(view(whole, now), view(a, now)); diff != "" {
 			t.Fatal(diff)
 		}
-		newest := func(string) time.Time { return now }
+		newest := func(string, string) time.Time { return now }
 		if diff := cmp.Diff(estimates(whole.Returns(newest)), estimates(a.Returns(newest))); diff != "" {
 			t.Fatal(diff)
 		}
@@ -365,8 +373,8 @@ func TestMonotoneAndBounded(t *testing.T) {
 		b := NewBoard(Options{})
 		for i := range n {
 			at := day.Add(time.Duration(i) * time.Minute)
-			ban(b, Place{fmt.Sprint(i), "j"}, "broad", at)
-			ban(b, Place{"0", "j"}, "deep", at)
+			ban(b, Place{Host: fmt.Sprint(i), Jail: "j"}, "broad", at)
+			ban(b, Place{Host: "0", Jail: "j"}, "deep", at)
 		}
 		broad, _ := b.Of("broad", day)
 		deep, _ := b.Of("deep", day)
@@ -381,7 +389,7 @@ func TestYears(t *testing.T) {
 	b := NewBoard(Options{})
 	at := day.AddDate(-30, 0, 0)
 	for range 30 * 365 {
-		ban(b, Place{"h", "j"}, "x", at)
+		ban(b, Place{Host: "h", Jail: "j"}, "x", at)
 		at = at.Add(24 * time.Hour)
 	}
 	r, _ := b.Of("x", at.Add(-24*time.Hour))
@@ -396,7 +404,7 @@ func TestYears(t *testing.T) {
 // What nobody hears of any more can be dropped; its place is used again.
 func TestForget(t *testing.T) {
 	b := NewBoard(Options{})
-	place := Place{"h", "j"}
+	place := Place{Host: "h", Jail: "j"}
 	for i, id := range []string{"old", "", "new"} {
 		at := day.Add(time.Duration(i) * time.Hour)
 		ban(b, place, id, at)
@@ -412,7 +420,7 @@ func TestForget(t *testing.T) {
 	if got := ids(b.Rank(day.Add(time.Hour), 9).Rows); len(got) != 2 || b.n != 3 {
 		t.Error(got, b.n)
 	}
-	total := Total(b.Returns(func(string) time.Time { return day.Add(3 * time.Hour) }))
+	total := Total(b.Returns(func(string, string) time.Time { return day.Add(3 * time.Hour) }))
 	if n, events := total.ToBan.Len(); n != 3 || events != 0 {
 		t.Error(n, events)
 	}
@@ -444,7 +452,7 @@ func TestSnapshot(t *testing.T) {
 		if diff := cmp.Diff(view(whole, now), view(loaded, now)); diff != "" {
 			t.Fatal(diff)
 		}
-		newest := func(string) time.Time { return now }
+		newest := func(string, string) time.Time { return now }
 		if diff := cmp.Diff(estimates(whole.Returns(newest)), estimates(loaded.Returns(newest))); diff != "" {
 			t.Fatal(diff)
 		}
@@ -483,5 +491,43 @@ func TestSnapshotOfOtherConstants(t *testing.T) {
 	}
 	if _, err := Load(bytes.NewReader(out.Bytes()), Options{RepeatBans: 3}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A frozen copy says what the board said then, whatever the board hears later.
+func TestFreeze(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b, hosts := NewBoard(Options{}), []string{"a", "b"}
+		for _, f := range facts(t, 60, hosts...) {
+			f.tell(b)
+		}
+		now := day.Add(40 * 24 * time.Hour)
+		newest := func(string, string) time.Time { return now }
+		frozen, said, returns := b.Freeze(), view(b, now), estimates(b.Returns(newest))
+		for _, f := range facts(t, 60, "a", "c") {
+			f.tell(b)
+		}
+		if diff := cmp.Diff(said, view(frozen, now)); diff != "" {
+			t.Fatal(diff)
+		}
+		if diff := cmp.Diff(returns, estimates(frozen.Returns(newest))); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+}
+
+// Hosts of the same name in two sources are two hosts.
+func TestHostsOfTwoSources(t *testing.T) {
+	b := NewBoard(Options{})
+	ban(b, Place{Source: "eu", Host: "web-1", Jail: "sshd"}, "x", day)
+	ban(b, Place{Source: "us", Host: "web-1", Jail: "sshd"}, "x", day) // not the same ban told twice
+	if r, _ := b.Of("x", day); r.Bans != 2 || r.Hosts != 2 || r.Jails != 1 {
+		t.Errorf("%+v", r)
+	}
+	for _, from := range []string{"eu", "us"} {
+		b.End(EndFact{Place: Place{Source: from, Host: "web-1", Jail: "sshd"}, ID: "x", At: day.Add(time.Hour), True: true})
+	}
+	if got := ByJail(b.Returns(func(string, string) time.Time { return day.Add(2 * time.Hour) })); len(got) != 2 || got[0].Place.Source != "eu" || got[0].Ends != 1 {
+		t.Errorf("%+v", got)
 	}
 }

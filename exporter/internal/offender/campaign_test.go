@@ -35,7 +35,7 @@ func (f *fleet) address() string {
 }
 
 func (f *fleet) place(host int) Place {
-	p := Place{fmt.Sprintf("host-%02d", host%f.hosts), "sshd"}
+	p := Place{Host: fmt.Sprintf("host-%02d", host%f.hosts), Jail: "sshd"}
 	return p
 }
 
@@ -191,12 +191,12 @@ func TestCampaign(t *testing.T) {
 		if i%2 == 1 {
 			id = fmt.Sprintf("2001:db8:%d::7", i)
 		}
-		p := Place{fmt.Sprintf("web-%d", i%2), "sshd"}
+		p := Place{Host: fmt.Sprintf("web-%d", i%2), Jail: "sshd"}
 		b.Failure(p, id, at.Add(time.Duration(i)*time.Minute))
 		b.Failure(p, id, at.Add(time.Duration(i)*time.Minute+time.Second))
 		ban(b, p, id, at.Add(time.Duration(i)*time.Minute+1500*time.Millisecond))
 	}
-	b.Failure(Place{"web-1", "sshd"}, "198.51.100.1", day.Add(24*time.Hour)) // so that the log is a day long
+	b.Failure(Place{Host: "web-1", Jail: "sshd"}, "198.51.100.1", day.Add(24*time.Hour)) // so that the log is a day long
 	now := day.Add(25 * time.Hour)
 	want := []Campaign{{
 		Rank: 1, IDs: []string{"192.0.0.7", "192.0.1.7", "192.0.2.7", "2001:db8:1::7", "2001:db8:3::7", "2001:db8:5::7"},
@@ -221,8 +221,8 @@ func TestCampaign(t *testing.T) {
 func TestCellsAreBounded(t *testing.T) {
 	up, down := NewBoard(Options{}), NewBoard(Options{})
 	for i := range 100 {
-		up.Failure(Place{"h", "j"}, "x", day.Add(time.Duration(i)*time.Hour))
-		down.Failure(Place{"h", "j"}, "x", day.Add(time.Duration(99-i)*time.Hour))
+		up.Failure(Place{Host: "h", Jail: "j"}, "x", day.Add(time.Duration(i)*time.Hour))
+		down.Failure(Place{Host: "h", Jail: "j"}, "x", day.Add(time.Duration(99-i)*time.Hour))
 	}
 	a, b := up.get("x").cells, down.get("x").cells
 	if len(a) != maxCells {

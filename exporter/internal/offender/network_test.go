@@ -18,7 +18,7 @@ func TestNetworks(t *testing.T) {
 		}
 		return nil
 	}})
-	place := func(n int) Place { return Place{fmt.Sprintf("web-%d", n%3), "sshd"} }
+	place := func(n int) Place { return Place{Host: fmt.Sprintf("web-%d", n%3), Jail: "sshd"} }
 	for i := range 64 {
 		ban(b, place(i), fmt.Sprintf("198.51.100.%d", i), day.Add(time.Duration(i)*time.Minute))
 	}
@@ -67,7 +67,7 @@ func TestNetworks(t *testing.T) {
 func TestNetworkOfOne(t *testing.T) {
 	b := NewBoard(Options{})
 	for i, host := range []string{"a", "b", "a"} {
-		ban(b, Place{host, "j"}, "192.0.2.1", day.Add(time.Duration(i)*24*time.Hour))
+		ban(b, Place{Host: host, Jail: "j"}, "192.0.2.1", day.Add(time.Duration(i)*24*time.Hour))
 	}
 	now := day.Add(5 * 24 * time.Hour)
 	n, r := b.Networks(now, 1)[0], b.Rank(now, 1).Rows[0]

@@ -42,15 +42,15 @@ func picture() string {
 	fmt.Fprintf(&s, `<text x="%d" y="%d" text-anchor="middle" fill="#444444">days since the last ban</text>`+"\n", (left+width-right)/2, height-8)
 	b := NewBoard(Options{})
 	for i := range 8 {
-		b.Ban(BanFact{Place: Place{fmt.Sprint(i), "j"}, ID: "one ban on each of 8 hosts", At: day})
+		b.Ban(BanFact{Place: Place{Host: fmt.Sprint(i), Jail: "j"}, ID: "one ban on each of 8 hosts", At: day})
 	}
 	for _, host := range []string{"a", "b", "c"} {
-		b.Ban(BanFact{Place: Place{host, "j"}, ID: "one ban on each of 3 hosts", At: day})
+		b.Ban(BanFact{Place: Place{Host: host, Jail: "j"}, ID: "one ban on each of 3 hosts", At: day})
 	}
 	for i := range 4 {
-		b.Ban(BanFact{Place: Place{"a", "j"}, ID: "4 bans on one host, back at once each time", At: day.Add(time.Duration(i) * time.Millisecond), HasDelay: i > 0})
+		b.Ban(BanFact{Place: Place{Host: "a", Jail: "j"}, ID: "4 bans on one host, back at once each time", At: day.Add(time.Duration(i) * time.Millisecond), HasDelay: i > 0})
 	}
-	b.Ban(BanFact{Place: Place{"a", "j"}, ID: "one ban", At: day})
+	b.Ban(BanFact{Place: Place{Host: "a", Jail: "j"}, ID: "one ban", At: day})
 	for i, r := range b.Rank(day, 4).Rows {
 		color := []string{"#7b3294", "#d95f02", "#1b6ca8", "#2e7d32"}[i]
 		fmt.Fprintf(&s, `<polyline fill="none" stroke="%s" stroke-width="2" points="`, color)

@@ -89,7 +89,7 @@ func (b *Board) Rank(now time.Time, top int) Ranking {
 // Of gives one id's row, as of now, with its rank left 0; false where it is
 // not known.
 func (b *Board) Of(id string, now time.Time) (Row, bool) {
-	i, ok := b.index.get(id)
+	i, ok := b.lookup(id)
 	if !ok {
 		return Row{}, false
 	}

@@ -1,7 +1,6 @@
 package offender
 
 import (
-	"cmp"
 	"slices"
 	"time"
 )
@@ -52,12 +51,12 @@ func (r *Returns) merge(o *Returns) {
 
 // Returns tells of each place with a ban, by name. newest is a host's newest
 // log time, until which nothing more is known of it.
-func (b *Board) Returns(newest func(host string) time.Time) []Returns {
+func (b *Board) Returns(newest func(source, host string) time.Time) []Returns {
 	out := make([]Returns, len(b.places))
 	until := make([]int64, len(b.places))
 	for i := range b.places {
 		p := &b.places[i]
-		until[i] = milliOf(newest(p.Host))
+		until[i] = milliOf(newest(p.Source, p.Host))
 		out[i] = Returns{
 			Place: p.Place, Ends: int(p.ends), ToBan: p.toBan.clone(), ToFailure: p.toFailure.clone(),
 			Before: int(p.before), During: int(p.during), After: int(p.after), Banned: time.Duration(p.banned) * time.Millisecond,
@@ -89,21 +88,21 @@ func Total(rs []Returns) Returns {
 	return sum
 }
 
-// ByJail adds up returns over the hosts, by the jail's name.
+// ByJail adds up returns over the hosts of each source, by the jail's name.
 func ByJail(rs []Returns) []Returns {
 	var out []Returns
-	at := map[string]int{}
+	at := map[Place]int{}
 	for i := range rs {
-		jail := rs[i].Place.Jail
+		jail := Place{Source: rs[i].Place.Source, Jail: rs[i].Place.Jail}
 		k, ok := at[jail]
 		if !ok {
 			k = len(out)
 			at[jail] = k
-			out = append(out, Returns{Place: Place{Jail: jail}})
+			out = append(out, Returns{Place: jail})
 		}
 		out[k].merge(&rs[i])
 	}
-	slices.SortFunc(out, func(x, y Returns) int { return cmp.Compare(x.Place.Jail, y.Place.Jail) })
+	slices.SortFunc(out, func(x, y Returns) int { return x.Place.compare(y.Place) })
 	return out
 }
 

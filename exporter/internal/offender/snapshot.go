@@ -19,7 +19,7 @@ import (
 // varints, so it is compact without packing; equal boards give equal bytes.
 const (
 	snapshotMagic   = "f2b-offenders"
-	snapshotVersion = 1
+	snapshotVersion = 2
 	longestText     = 1 << 20
 )
 
@@ -70,7 +70,7 @@ func Load(r io.Reader, o Options) (*Board, error) {
 		return nil, fmt.Errorf("%w: made with other constants", ErrSnapshot)
 	}
 	for n := s.uint(); n > 0 && s.err == nil; n-- {
-		p := Place{s.text(), s.text()}
+		p := Place{Source: s.text(), Host: s.text(), Jail: s.text()}
 		if s.err == nil {
 			b.places[b.place(p)].read(s)
 		}
@@ -102,6 +102,7 @@ func (o *Options) fingerprint() string {
 }
 
 func (p *place) write(s *writer) {
+	s.text(p.Source)
 	s.text(p.Host)
 	s.text(p.Jail)
 	for _, n := range []uint64{p.ends, p.before, p.during, p.after, uint64(p.banned)} {

@@ -192,7 +192,7 @@ func TestManySpans(t *testing.T) {
 // ones are censored where nothing more is known.
 func TestReturns(t *testing.T) {
 	b := NewBoard(Options{})
-	sshd := Place{"h", "sshd"}
+	sshd := Place{Host: "h", Jail: "sshd"}
 	at := func(minute int) time.Time { return day.Add(time.Duration(minute) * time.Minute) }
 	end := func(id string, minute int, truly bool) {
 		b.End(EndFact{Place: sshd, ID: id, At: at(minute), True: truly})
@@ -229,7 +229,7 @@ func TestReturns(t *testing.T) {
 	again("known", 0, -1)
 	b.End(EndFact{Place: sshd, ID: "known", At: at(10), True: true, NextFailure: 7 * time.Minute, Failed: true})
 
-	r := b.Returns(func(string) time.Time { return at(100) })[0]
+	r := b.Returns(func(string, string) time.Time { return at(100) })[0]
 	minutes := func(s *Spans) (out []int) {
 		for _, c := range s.counted() {
 			m := int(c.ms / 60_000)
@@ -263,15 +263,15 @@ func TestReturns(t *testing.T) {
 // The longest wait counts, and no more: who came back after it had not by then.
 func TestLateReturns(t *testing.T) {
 	b := NewBoard(Options{})
-	p := Place{"h", "j"}
+	p := Place{Host: "h", Jail: "j"}
 	ban(b, p, "x", day)
 	b.End(EndFact{Place: p, ID: "x", At: day.Add(time.Hour), True: true})
 	b.Ban(BanFact{Place: p, ID: "x", At: day.Add(200 * 24 * time.Hour), Delay: 200*24*time.Hour - time.Hour, HasDelay: true})
-	r := b.Returns(func(string) time.Time { return day.Add(300 * 24 * time.Hour) })
+	r := b.Returns(func(string, string) time.Time { return day.Add(300 * 24 * time.Hour) })
 	if n, events := r[0].ToBan.Len(); n != 1 || events != 0 || r[0].ToBan.counted()[0].ms != longestSpan {
 		t.Error(n, events)
 	}
-	rs := append(r, Returns{Place: Place{"g", "j"}}, Returns{Place: Place{"g", "i"}})
+	rs := append(r, Returns{Place: Place{Host: "g", Jail: "j"}}, Returns{Place: Place{Host: "g", Jail: "i"}})
 	if got := ByJail(rs); len(got) != 2 || got[0].Place.Jail != "i" || got[1].Place != (Place{Jail: "j"}) || got[1].ToBan.n[0] != 1 {
 		t.Errorf("%+v", got)
 	}

@@ -9,36 +9,120 @@ import (
 )
 
 // Board is the ranking over all sources, each of which is read by a goroutine
-// of its own.
+// of its own and tells the ranking through a Board of its own: see For.
 type Board struct {
+	all    *ranking
+	source string
+
+	// What says the findings of the source, where somebody wants them. One
+	// goroutine alone uses it: that which reads the source.
+	own  *ranking // of this source alone; the same as all where there is no other
+	top  int
+	hour time.Time // the ranking has been told up to this one
+	end  time.Time // of what is read now: a stamp beyond is a clock gone wrong
+	said []offender.Finding
+
+	// Watch, where set, is shown what the ranking is told.
+	Watch func(correlate.Observation, offender.Place)
+}
+
+// ranking is a board with what keeps its users apart.
+type ranking struct {
 	mu    sync.Mutex
 	board *offender.Board
 }
 
 // NewBoard makes an empty ranking.
-func NewBoard(o offender.Options) *Board { return &Board{board: offender.NewBoard(o)} }
+func NewBoard(o offender.Options) *Board { return &Board{all: newRanking(o)} }
 
-func (b *Board) observe(ob correlate.Observation) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	p := offender.Place{Host: ob.Host, Jail: ob.Jail}
-	switch ob.Kind {
-	case correlate.SawBan:
-		b.board.Ban(offender.BanFact{Place: p, ID: ob.ID, At: ob.Time, Delay: ob.Delay.V, HasDelay: ob.Delay.OK, Manual: ob.Manual})
-	case correlate.SawEnd:
-		b.board.End(offender.EndFact{Place: p, ID: ob.ID, At: ob.Time, True: ob.True})
-	case correlate.SawRestore:
-		b.board.Restore(p, ob.ID, ob.Time)
-	case correlate.SawFailure:
-		b.board.Failure(p, ob.ID, ob.Time)
-	case correlate.SawGapFailure:
-		b.board.GapFailure(p, ob.ID, ob.Time)
+func newRanking(o offender.Options) *ranking { return &ranking{board: offender.NewBoard(o)} }
+
+// For gives the Board through which one source tells the ranking. Hosts of the
+// same name in two sources are two hosts.
+func (b *Board) For(source string) *Board { return &Board{all: b.all, source: source, Watch: b.Watch} }
+
+// Tell makes findings of the ranking: of each id that becomes a repeat or a
+// persistent offender, and of the first top ids at each full hour.
+//
+// They are about this source alone, so that they depend on nothing but its
+// log. Where it is not the only one, o makes a ranking of its own for them.
+func (b *Board) Tell(top int, only bool, o offender.Options) {
+	b.top, b.own = top, b.all
+	if !only {
+		b.own = newRanking(o)
 	}
 }
 
-// Rank gives the first top ids as of now.
+func (b *Board) observe(ob correlate.Observation) {
+	p := offender.Place{Source: b.source, Host: ob.Host, Jail: ob.Jail}
+	if b.Watch != nil {
+		b.Watch(ob, p)
+	}
+	if b.own != nil && b.own != b.all {
+		b.tell(b.own, &ob, p, true)
+	}
+	b.tell(b.all, &ob, p, b.own == b.all)
+}
+
+// tell tells a ranking one fact, and makes the findings that follow from it.
+func (b *Board) tell(r *ranking, ob *correlate.Observation, p offender.Place, says bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if says {
+		b.passHour(r.board, ob.Time)
+	}
+	switch ob.Kind {
+	case correlate.SawBan:
+		reached := r.board.Ban(offender.BanFact{Place: p, ID: ob.ID, At: ob.Time, Delay: ob.Delay.V, HasDelay: ob.Delay.OK, Manual: ob.Manual})
+		if says && reached != offender.None {
+			b.said = append(b.said, r.board.Finding(ob.ID, reached))
+		}
+	case correlate.SawEnd:
+		r.board.End(offender.EndFact{Place: p, ID: ob.ID, At: ob.Time, True: ob.True})
+	case correlate.SawRestore:
+		r.board.Restore(p, ob.ID, ob.Time)
+	case correlate.SawFailure:
+		r.board.Failure(p, ob.ID, ob.Time)
+	case correlate.SawGapFailure:
+		r.board.GapFailure(p, ob.ID, ob.Time)
+	}
+}
+
+// passHour says the ranking of a full hour when the first fact comes that is
+// newer: as of that fact in the log, however the log is cut into windows. Hours
+// in which nothing happened are passed over, but for the last of them.
+func (b *Board) passHour(board *offender.Board, at time.Time) {
+	hour := at.UTC().Truncate(time.Hour)
+	if !hour.After(b.hour) || !b.end.IsZero() && at.After(b.end) {
+		return
+	}
+	if !b.hour.IsZero() {
+		b.said = append(b.said, board.Hour(hour, b.top)...)
+	}
+	b.hour = hour
+}
+
+// upTo says where what is read next ends.
+func (b *Board) upTo(end time.Time) { b.end = end }
+
+// Findings gives what there was to say of this source since the last call.
+func (b *Board) Findings() []offender.Finding {
+	out := b.said
+	b.said = nil
+	return out
+}
+
+// Rank gives the first top ids over all sources as of now.
 func (b *Board) Rank(now time.Time, top int) offender.Ranking {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.board.Rank(now, top)
+	b.all.mu.Lock()
+	defer b.all.mu.Unlock()
+	return b.all.board.Rank(now, top)
+}
+
+// Freeze gives a copy of the ranking over all sources, to compute on for long
+// while the sources go on.
+func (b *Board) Freeze() *offender.Board {
+	b.all.mu.Lock()
+	defer b.all.mu.Unlock()
+	return b.all.board.Freeze()
 }

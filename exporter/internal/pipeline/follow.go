@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
+	"fail2ban-loki-exporter/exporter/internal/offender"
 )
 
 // Sink takes findings. It is idempotent: the same findings twice do no harm.
@@ -15,6 +16,11 @@ type Sink interface {
 	Name() string
 	// Publish returns an error when the findings must be offered again.
 	Publish(ctx context.Context, source string, findings []correlate.Finding) error
+}
+
+// RankingSink is a Sink that takes the ranking's findings too.
+type RankingSink interface {
+	PublishRanking(ctx context.Context, source string, findings []offender.Finding) error
 }
 
 // FollowOptions say how a source is read. The zero value of a duration is not
@@ -68,6 +74,7 @@ type Follower struct {
 	cursor, from, started time.Time
 	lines                 uint64
 	pending               []correlate.Finding
+	ranked                []offender.Finding // pending, too
 	complained            time.Time
 	begun                 bool // a window has been read
 }
@@ -123,6 +130,9 @@ func (w *Follower) catchUp(ctx context.Context) error {
 		if to.After(end) {
 			to = end
 		}
+		if w.feed.o.Board != nil {
+			w.feed.o.Board.upTo(to)
+		}
 		if err := w.feed.Read(ctx, w.source, w.cursor, to); err != nil {
 			w.tell(err, false)
 			return fmt.Errorf("source %s: %w", w.o.Name, err)
@@ -167,21 +177,35 @@ const maxPending = 1 << 18
 // offered again with the next window.
 func (w *Follower) publish(ctx context.Context) error {
 	w.pending = append(w.pending, w.feed.Engine().Findings()...)
-	if len(w.pending) == 0 {
+	err := offer(ctx, w, &w.pending, func(s Sink) error { return s.Publish(ctx, w.o.Name, w.pending) })
+	if b := w.feed.o.Board; b != nil {
+		w.ranked = append(w.ranked, b.Findings()...)
+	}
+	return errors.Join(err, offer(ctx, w, &w.ranked, func(s Sink) error {
+		if r, ok := s.(RankingSink); ok {
+			return r.PublishRanking(ctx, w.o.Name, w.ranked)
+		}
+		return nil
+	}))
+}
+
+// offer offers what is pending to every sink.
+func offer[T any](ctx context.Context, w *Follower, pending *[]T, take func(Sink) error) error {
+	if len(*pending) == 0 {
 		return nil
 	}
 	var errs []error
 	for _, s := range w.sinks {
-		if err := s.Publish(ctx, w.o.Name, w.pending); err != nil {
+		if err := take(s); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.Name(), err))
-			w.log.Error("findings were not taken; they will be offered again", "sink", s.Name(), "findings", len(w.pending), "err", err)
+			w.log.ErrorContext(ctx, "findings were not taken; they will be offered again", "sink", s.Name(), "findings", len(*pending), "err", err)
 		}
 	}
 	if len(errs) == 0 {
-		w.pending = nil
-	} else if extra := len(w.pending) - maxPending; extra > 0 {
-		w.log.Error("findings dropped: no sink takes them", "findings", extra)
-		w.pending = w.pending[extra:]
+		*pending = nil
+	} else if extra := len(*pending) - maxPending; extra > 0 {
+		w.log.ErrorContext(ctx, "findings dropped: no sink takes them", "findings", extra)
+		*pending = (*pending)[extra:]
 	}
 	return errors.Join(errs...)
 }

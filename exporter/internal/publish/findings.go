@@ -17,6 +17,7 @@ import (
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/loki"
+	"fail2ban-loki-exporter/exporter/internal/offender"
 )
 
 // Job is the `job` label of everything that we write to Loki. Streams that bear
@@ -110,6 +111,32 @@ func (s *LokiSink) Publish(ctx context.Context, source string, fs []correlate.Fi
 	return nil
 }
 
+// PublishRanking pushes what is said of the ranking of one source, in a stream
+// of its own that has no host. For the rest it does as Publish does.
+func (s *LokiSink) PublishRanking(ctx context.Context, source string, fs []offender.Finding) error {
+	fs = slices.Clone(fs)
+	slices.SortStableFunc(fs, func(a, b offender.Finding) int {
+		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Row.Rank, b.Row.Rank), cmp.Compare(a.Row.ID, b.Row.ID))
+	})
+	labels := s.labels("")
+	delete(labels, "host")
+	for len(fs) > 0 {
+		stream, size, n := loki.PushStream{Labels: labels}, 0, 0
+		for ; n < len(fs); n++ {
+			e := s.rankingEntry(source, &fs[n])
+			if size += entrySize(&e); n > 0 && size > s.o.BatchSize {
+				break
+			}
+			stream.Entries = append(stream.Entries, e)
+		}
+		if err := s.push(ctx, []loki.PushStream{stream}); err != nil {
+			return err
+		}
+		fs = fs[n:]
+	}
+	return nil
+}
+
 func (s *LokiSink) push(ctx context.Context, streams []loki.PushStream) error {
 	err := s.p.Push(ctx, streams)
 	var refused *loki.Error
@@ -181,20 +208,48 @@ func (s *LokiSink) labels(host string) map[string]string {
 
 func (s *LokiSink) entry(source string, f *correlate.Finding) loki.PushEntry {
 	e := loki.PushEntry{Time: f.Time, Line: s.line(source, f)}
-	add := func(name, value string) {
-		if value != "" {
-			e.Metadata = append(e.Metadata, loki.Label{Name: name, Value: limited(valid(value))})
+	e.Metadata = s.metadata(source, [][2]string{
+		{"finding", string(f.Kind)}, {"finding_id", FindingID(source, f)}, {"jail", f.Jail}, {"ip", f.ID}, {"cause", findingCause(f)},
+	})
+	return e
+}
+
+func (s *LokiSink) metadata(source string, pairs [][2]string) (out []loki.Label) {
+	if s.o.NameSource {
+		pairs = append(pairs, [2]string{"source", source})
+	}
+	for _, p := range pairs {
+		if p[1] != "" {
+			out = append(out, loki.Label{Name: p[0], Value: limited(valid(p[1]))})
 		}
 	}
-	add("finding", string(f.Kind))
-	add("finding_id", FindingID(source, f))
-	add("jail", f.Jail)
-	add("ip", f.ID)
-	add("cause", findingCause(f))
-	if s.o.NameSource {
-		add("source", source)
+	return out
+}
+
+// FindingOffender is the kind of what is said of the ranking.
+const FindingOffender correlate.FindingKind = "offender"
+
+// rankingEntry is an id of the ranking. Whether and where it is banned now is
+// left empty: that would depend on when it is said, and the same finding must
+// always be the same bytes.
+func (s *LokiSink) rankingEntry(source string, f *offender.Finding) loki.PushEntry {
+	row := f.Row
+	row.BannedNow, row.BannedWhere = false, nil
+	state := cmp.Or(f.Reached.String(), "ranking")
+	b := append(make([]byte, 0, 512), "finding="+FindingOffender...)
+	b = appendLogfmt(b, "state", state)
+	t := Table{Kind: KindOffenders, NameSource: s.o.NameSource}
+	names := t.columns()
+	for i, v := range t.values(OffenderRow(source, &row)) {
+		if names[i] == "banned_now" {
+			v = Value{}
+		}
+		b = appendLogfmt(b, names[i], v.s)
 	}
-	return e
+	id := FindingID(source, &correlate.Finding{Kind: FindingOffender, ID: row.ID, Time: f.At})
+	return loki.PushEntry{Time: f.At, Line: string(b), Metadata: s.metadata(source, [][2]string{
+		{"finding", string(FindingOffender)}, {"finding_id", id}, {"ip", row.ID}, {"cause", state},
+	})}
 }
 
 // line is the finding as logfmt: its kind, then the columns of its row.

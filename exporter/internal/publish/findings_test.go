@@ -13,6 +13,7 @@ import (
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/loki"
+	"fail2ban-loki-exporter/exporter/internal/offender"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -306,5 +307,37 @@ func TestSelfCountsSinks(t *testing.T) {
 	}
 	if got := NewLokiSink(&recorder{}, o).Name(); got != "central" {
 		t.Fatalf("name %q", got)
+	}
+}
+
+// The ranking has a stream of its own without a host, in time order, cut by
+// size; its bytes depend neither on the order nor on what is banned now.
+func TestRankingFindings(t *testing.T) {
+	var fs []offender.Finding
+	for _, o := range offenders() {
+		fs = append(fs, offender.Finding{At: at("22:00:00.000"), Row: o})
+	}
+	reached := offenders()[0]
+	reached.Rank = 0
+	fs = append(fs, offender.Finding{At: at("21:00:00.250"), Reached: offender.Persistent, Row: reached})
+	var r recorder
+	o := LokiOptions{Labels: map[string]string{"env": "prod", "host": "mine"}, NameSource: true}
+	if err := NewLokiSink(&r, o).PublishRanking(context.Background(), "main", fs); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "ranking.txt", r.String())
+
+	var again recorder
+	slices.Reverse(fs)
+	for i := range fs {
+		fs[i].Row.BannedNow, fs[i].Row.BannedWhere = !fs[i].Row.BannedNow, nil
+	}
+	o.BatchSize = 1024
+	if err := NewLokiSink(&again, o).PublishRanking(context.Background(), "main", fs); err != nil {
+		t.Fatal(err)
+	}
+	joined := strings.ReplaceAll(again.String(), "== push ==\nmap[env:prod job:"+Job+"]\n", "")
+	if want := strings.ReplaceAll(r.String(), "== push ==\nmap[env:prod job:"+Job+"]\n", ""); joined != want || len(again.pushes) < 4 {
+		t.Errorf("%d pushes: %s", len(again.pushes), cmp.Diff(want, joined))
 	}
 }

@@ -170,6 +170,13 @@ func offenders() []offender.Row {
 	return append(rows, offender.Row{Rank: 11, ID: "198.51.100.7", Bans: 1})
 }
 
+func networkRows() []offender.Network {
+	return []offender.Network{
+		{Rank: 1, Network: "192.0.2.0/24", Score: 31.25, Offenders: 3, Bans: 11, Failures: 60, Hosts: 2},
+		{Rank: 2, Network: "2001:db8::/48", Score: 16, Offenders: 1, Bans: 1, Hosts: 1},
+	}
+}
+
 func spans() *Spans {
 	s := &Spans{}
 	for _, f := range findings() {

@@ -17,13 +17,29 @@ import (
 type View struct {
 	At        time.Time // now, on the clock of whoever made the view
 	Sources   []SourceReport
-	Offenders []offender.Row // the top K, best first
-	Tracked   int            // all offenders
-	Repeat    int            // all repeat offenders
+	Offenders []offender.Row     // the top K, best first
+	Tracked   int                // all offenders
+	Repeat    int                // all repeat offenders
+	Networks  []offender.Network // the top K, best first
+	Jails     []JailOutlook
 	// CaughtUp says that the back-fill is done. Before, domain metrics would
 	// show the past as if it were happening now, and are not served (rule 10).
 	CaughtUp bool
 }
+
+// JailOutlook is what is to be expected of those whom a jail banned, on all
+// hosts of a source.
+type JailOutlook struct {
+	Source, Jail string
+	// Survival is the share of those whose ban ended that have not come back
+	// after each of offender.Marks.
+	Survival [4]correlate.Maybe[float64]
+	// Suggested is the ban time that is suggested, negative for a permanent one.
+	Suggested correlate.Maybe[time.Duration]
+}
+
+// within names offender.Marks, as the label has them.
+var within = [4]string{"1h", "1d", "7d", "30d"}
 
 // How fine the series are: MetricsOptions.Detail.
 const (
@@ -159,7 +175,7 @@ func (m *Metrics) name(a *admission, key, label string) (name string, own bool) 
 type emit func(value float64, own ...string)
 
 // metric is one domain metric. One of its functions is set and says what it
-// is made of: each jail, each host, or the view.
+// is made of: each jail, each host, the view, or each jail over all hosts.
 type metric struct {
 	name, help string
 	kind       prometheus.ValueType
@@ -168,6 +184,7 @@ type metric struct {
 	jail       func(emit, *correlate.JailReport)
 	host       func(emit, *correlate.HostReport, *View)
 	view       func(emit, *View)
+	outlook    func(emit, *JailOutlook)                        // over all hosts: carries `jail` alone
 	histogram  func(*correlate.JailReport) correlate.Histogram // classic buckets carry `jail` alone
 }
 
@@ -177,7 +194,7 @@ func (d *metric) labelNames(source bool) []string {
 		l = append(l, "source")
 	}
 	switch {
-	case d.histogram != nil:
+	case d.histogram != nil, d.outlook != nil:
 		l = append(l, "jail")
 	case d.jail != nil:
 		l = append(l, "host", "jail")
@@ -283,6 +300,14 @@ var domain = []metric{
 		help: "Time from a ban's true end to the next true ban of the same id, in seconds.",
 	},
 	{
+		name: "fail2ban_reoffence_survival_ratio", kind: gauge, labels: []string{"within"}, single: true, outlook: survival,
+		help: "Share of those whose ban truly ended that are not banned again within a time (Kaplan-Meier).",
+	},
+	{
+		name: "fail2ban_suggested_bantime_seconds", kind: gauge, single: true, outlook: suggested,
+		help: "Ban time suggested for the jail, in seconds: the present one where it is right, -1 if permanent.",
+	},
+	{
 		name: "fail2ban_premature_unbans_total", kind: counter, jail: count(func(c *correlate.Counts) uint64 { return c.PrematureUnbans }),
 		help: "Manual unbans after which the id was soon banned again.",
 	},
@@ -314,6 +339,15 @@ var domain = []metric{
 	{
 		name: "fail2ban_offender_last_ban_timestamp_seconds", kind: gauge, labels: []string{"ip"}, single: true, view: top(func(e emit, o *offender.Row, ip string) { e.time(o.LastBan, ip) }),
 		help: "When an offender among the top ones was last truly banned, in seconds since the epoch.",
+	},
+	{
+		name: "fail2ban_offender_info", kind: gauge, labels: []string{"ip", "network", "country", "asn"}, single: true, view: top(func(e emit, o *offender.Row, ip string) {
+			e(1, ip, label(o.Network), label(o.Country), label(o.ASN))
+		}), help: "Always 1, with where an offender among the top ones comes from.",
+	},
+	{
+		name: "fail2ban_offender_network_score", kind: gauge, labels: []string{"network"}, single: true, view: networks,
+		help: "Score of a network among the top ones, as if all its offenders were one.",
 	},
 	{
 		name: "fail2ban_offenders", kind: gauge, view: func(e emit, v *View) { e(float64(v.Tracked)) },
@@ -357,6 +391,29 @@ func top(one func(e emit, o *offender.Row, ip string)) func(emit, *View) {
 func (e emit) time(t time.Time, own ...string) {
 	if !t.IsZero() {
 		e(float64(t.UnixMilli())/1000, own...)
+	}
+}
+
+func networks(e emit, v *View) {
+	for i := range v.Networks {
+		e(v.Networks[i].Score, label(v.Networks[i].Network))
+	}
+}
+
+func survival(e emit, j *JailOutlook) {
+	for i, s := range j.Survival {
+		if s.OK {
+			e(s.V, within[i])
+		}
+	}
+}
+
+func suggested(e emit, j *JailOutlook) {
+	switch {
+	case j.Suggested.OK && j.Suggested.V < 0:
+		e(-1)
+	case j.Suggested.OK:
+		e(j.Suggested.V.Seconds())
 	}
 }
 
@@ -452,6 +509,20 @@ func (p *page) fill(v *View) {
 	for i := range domain {
 		if d := &domain[i]; d.view != nil {
 			d.view(p.emit(i), v)
+		}
+	}
+	for i := range v.Jails {
+		p.outlook(&v.Jails[i])
+	}
+}
+
+// outlook shows a jail that has series of its own: what is told of several
+// cannot be added up.
+func (p *page) outlook(j *JailOutlook) {
+	name, own := p.m.name(&p.m.jails, j.Jail, label(j.Jail))
+	for i := range domain {
+		if d := &domain[i]; own && d.outlook != nil {
+			d.outlook(p.emit(i, p.labels(j.Source, name)...), j)
 		}
 	}
 }

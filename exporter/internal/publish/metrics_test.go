@@ -20,7 +20,10 @@ import (
 )
 
 func view() *View {
-	return &View{At: at("22:00:00.000"), Sources: []SourceReport{{Name: "main", Report: report()}}, Offenders: offenders(), Tracked: 321, Repeat: 45, CaughtUp: true}
+	return &View{At: at("22:00:00.000"), Sources: []SourceReport{{Name: "main", Report: report()}}, Offenders: offenders(), Tracked: 321, Repeat: 45, CaughtUp: true, Networks: networkRows(), Jails: []JailOutlook{
+		{Source: "main", Jail: "recidive", Suggested: correlate.Known(time.Duration(-1))},
+		{Source: "main", Jail: "sshd", Survival: [4]correlate.Maybe[float64]{correlate.Known(.9), correlate.Known(.5), {}, {}}, Suggested: correlate.Known(24 * time.Hour)},
+	}}
 }
 
 // served is the collector's page on a registry that checks everything.

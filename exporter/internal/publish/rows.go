@@ -19,13 +19,20 @@ const (
 	KindLost       = "lost"
 	KindReoffences = "reoffences"
 	KindOffenders  = "offenders"
+	KindNetworks   = "networks"
+	KindCampaigns  = "campaigns"
 	KindJails      = "jails"
+	KindAdvice     = "advice"
 	KindCoverage   = "coverage"
+
+	// KindEvaluation is what `report offenders --evaluate` gives.
+	KindEvaluation = "evaluation"
 )
 
 // Kinds lists the kinds in the order in which help texts show them.
 var Kinds = []string{
-	KindSummary, KindEvents, KindRestores, KindBans, KindRestarts, KindLost, KindReoffences, KindOffenders, KindJails, KindCoverage,
+	KindSummary, KindEvents, KindRestores, KindBans, KindRestarts, KindLost, KindReoffences, KindOffenders, KindNetworks, KindCampaigns,
+	KindJails, KindAdvice, KindCoverage,
 }
 
 // Row is one row of a kind, its values in the order of the kind's columns.
@@ -70,7 +77,11 @@ var columns = map[string][]string{
 	KindLost:       names(lostColumns),
 	KindReoffences: names(reoffenceColumns),
 	KindOffenders:  names(offenderColumns),
+	KindNetworks:   names(networkColumns),
+	KindCampaigns:  names(campaignColumns),
 	KindJails:      names(jailColumns),
+	KindAdvice:     names(adviceColumns),
+	KindEvaluation: names(evaluationColumns),
 	KindCoverage:   names(coverageColumns),
 }
 
@@ -174,7 +185,9 @@ var reoffenceColumns = []column[correlate.Reoffence]{
 }
 
 var offenderColumns = []column[offender.Row]{
-	{"rank", func(o *offender.Row) Value { return intValue(o.Rank) }},
+	{"rank", func(o *offender.Row) Value {
+		return maybe(correlate.Maybe[int]{V: o.Rank, OK: o.Rank > 0}, intValue[int])
+	}},
 	{"id", func(o *offender.Row) Value { return textValue(o.ID) }},
 	{"score", func(o *offender.Row) Value {
 		return maybe(correlate.Maybe[float64]{V: o.Score, OK: o.Scored}, floatValue)
@@ -200,8 +213,68 @@ func places(ps []offender.Place) string {
 	out := make([]string, len(ps))
 	for i, p := range ps {
 		out[i] = p.Host + "/" + p.Jail
+		if p.Source != "" {
+			out[i] = p.Source + "/" + out[i]
+		}
 	}
 	return strings.Join(out, ";")
+}
+
+var networkColumns = []column[offender.Network]{
+	{"rank", func(n *offender.Network) Value { return intValue(n.Rank) }},
+	{"network", func(n *offender.Network) Value { return textValue(n.Network) }},
+	{"score", func(n *offender.Network) Value { return floatValue(n.Score) }},
+	{"offenders", func(n *offender.Network) Value { return intValue(n.Offenders) }},
+	{"bans", func(n *offender.Network) Value { return intValue(n.Bans) }},
+	{"failures", func(n *offender.Network) Value { return intValue(n.Failures) }},
+	{"hosts", func(n *offender.Network) Value { return intValue(n.Hosts) }},
+}
+
+var campaignColumns = []column[offender.Campaign]{
+	{"rank", func(c *offender.Campaign) Value { return intValue(c.Rank) }},
+	{"ids", func(c *offender.Campaign) Value { return intValue(len(c.IDs)) }},
+	{"networks", func(c *offender.Campaign) Value { return intValue(c.Networks) }},
+	{"hosts", func(c *offender.Campaign) Value { return intValue(c.Hosts) }},
+	{"jails", func(c *offender.Campaign) Value { return intValue(c.Jails) }},
+	{"started", func(c *offender.Campaign) Value { return timeValue(c.Started) }},
+	{"ended", func(c *offender.Campaign) Value { return timeValue(c.Ended) }},
+	{"failures", func(c *offender.Campaign) Value { return intValue(c.Failures) }},
+	{"bans", func(c *offender.Campaign) Value { return intValue(c.Bans) }},
+}
+
+// Ban times that are not known are 0 in an advice.
+var adviceColumns = []column[offender.Advice]{
+	{"host", func(a *offender.Advice) Value { return textValue(a.Place.Host) }},
+	{"jail", func(a *offender.Advice) Value { return textValue(a.Place.Jail) }},
+	{"bantime", func(a *offender.Advice) Value { return knownBanTime(a.BanTime) }},
+	{"reoffences", func(a *offender.Advice) Value { return intValue(a.Reoffences) }},
+	{"within_1h", func(a *offender.Advice) Value { return intValue(a.Within1h) }},
+	{"within_1d", func(a *offender.Advice) Value { return intValue(a.Within1d) }},
+	{"within_7d", func(a *offender.Advice) Value { return intValue(a.Within7d) }},
+	{"suggested_bantime", func(a *offender.Advice) Value { return knownBanTime(a.Suggested) }},
+	{"reason", func(a *offender.Advice) Value { return wordValue(a.Reason) }},
+}
+
+func knownBanTime(d time.Duration) Value {
+	return maybe(correlate.Maybe[time.Duration]{V: d, OK: d != 0}, banTimeValue)
+}
+
+// Evaluation is the input of a row of `report offenders --evaluate`: how one
+// way of ranking did over some days.
+type Evaluation struct {
+	Method   string
+	Hits, Of int // ids in its top lists that were banned within the day after, and all in them
+	Days     int
+}
+
+var evaluationColumns = []column[Evaluation]{
+	{"method", func(e *Evaluation) Value { return wordValue(e.Method) }},
+	{"hits", func(e *Evaluation) Value { return intValue(e.Hits) }},
+	{"of", func(e *Evaluation) Value { return intValue(e.Of) }},
+	{"share", func(e *Evaluation) Value {
+		return maybe(correlate.Maybe[float64]{V: float64(e.Hits) / float64(e.Of), OK: e.Of > 0}, floatValue)
+	}},
+	{"days", func(e *Evaluation) Value { return intValue(e.Days) }},
 }
 
 // Jail is the input of a row of the kind `jails`.
@@ -284,6 +357,22 @@ func ReoffenceRow(source string, r *correlate.Reoffence) Row {
 
 // OffenderRow makes a row of the kind `offenders`.
 func OffenderRow(source string, o *offender.Row) Row { return makeRow(source, offenderColumns, o) }
+
+// NetworkRow makes a row of the kind `networks`.
+func NetworkRow(source string, n *offender.Network) Row { return makeRow(source, networkColumns, n) }
+
+// CampaignRow makes a row of the kind `campaigns`. What explains it are its ids.
+func CampaignRow(source string, c *offender.Campaign) Row {
+	r := makeRow(source, campaignColumns, c)
+	r.Detail = strings.Join(c.IDs, " ")
+	return r
+}
+
+// AdviceRow makes a row of the kind `advice`.
+func AdviceRow(source string, a *offender.Advice) Row { return makeRow(source, adviceColumns, a) }
+
+// EvaluationRow makes a row of `report offenders --evaluate`.
+func EvaluationRow(e *Evaluation) Row { return makeRow("", evaluationColumns, e) }
 
 // JailRow makes a row of the kind `jails`.
 func JailRow(source string, j *Jail) Row { return makeRow(source, jailColumns, j) }

@@ -29,6 +29,9 @@ func TestColumns(t *testing.T) {
 		"lost":       "host,jail,id,ban_started,lifted,planned_end,restart_started,confidence",
 		"reoffences": "host,jail,id,previous_ended,previous_ended_by,time,delay_seconds,premature,previous_bantime_seconds",
 		"offenders":  "rank,id,score,bans,restores,failures,gap_failures,hosts,jails,first_seen,last_seen,last_ban,banned_now,banned_where,escalated,network,country,asn",
+		"networks":   "rank,network,score,offenders,bans,failures,hosts",
+		"campaigns":  "rank,ids,networks,hosts,jails,started,ended,failures,bans",
+		"advice":     "host,jail,bantime,reoffences,within_1h,within_1d,within_7d,suggested_bantime,reason",
 		"jails":      "host,jail,bantime,findtime,maxretry,log_bans,bans,restored_bans,reread_bans,unbans_expired,unbans_manual,unbans_shutdown,failures,banned_now,lost_bans,reoffences,median_reoffence_seconds",
 		"coverage":   "host,first_line,last_line,lines,events,unparsed,lifecycle_lines,timezone,timezone_source,settings_seen",
 		"summary": "host,log_bans,bans,bans_new,bans_gap,bans_manual,bans_unknown,restored_bans,restored_clean_restart,restored_crash,restored_jail_restart,restored_zombie,restored_orphan,restored_unknown," +
@@ -56,6 +59,19 @@ func rowsOf() map[string][]Row {
 	}
 	for _, o := range offenders() {
 		rows[KindOffenders] = append(rows[KindOffenders], OffenderRow("main", &o))
+	}
+	for _, n := range networkRows() {
+		rows[KindNetworks] = append(rows[KindNetworks], NetworkRow("main", &n))
+	}
+	rows[KindCampaigns] = []Row{CampaignRow("main", &offender.Campaign{
+		Rank: 1, IDs: hostile, Networks: 4, Hosts: 2, Jails: 1, Started: at("03:00:00.000"), Ended: at("04:10:00.000"), Failures: 25, Bans: 1,
+	})}
+	for _, a := range []offender.Advice{
+		{Place: offender.Place{Host: "web1", Jail: "sshd"}, BanTime: time.Hour, Reoffences: 21, Within1h: 2, Within1d: 17, Within7d: 21, Suggested: 24 * time.Hour, Reason: "1d would have covered"},
+		{Place: offender.Place{Host: "web1", Jail: "recidive"}, BanTime: offender.Permanent, Suggested: offender.Permanent, Reason: "bans are permanent already"},
+		{Place: offender.Place{Host: "web2", Jail: "sshd"}, Reason: "too little data: 3 bans have ended, 20 are needed"},
+	} {
+		rows[KindAdvice] = append(rows[KindAdvice], AdviceRow("main", &a))
 	}
 	s := summary()
 	rows[KindJails] = JailRows(&s.Sources[0])

@@ -40,7 +40,7 @@ func (t Table) values(r Row) []Value {
 		values = append([]Value{textValue(r.Source)}, values...)
 	}
 	if t.Explain {
-		values = append(slices.Clip(values), wordValue(r.Detail), proofValue(r.Proof))
+		values = append(slices.Clip(values), textValue(r.Detail), proofValue(r.Proof))
 	}
 	return values
 }
@@ -152,7 +152,7 @@ func WriteTable(w io.Writer, t Table) error {
 // notes are what stands beneath a row to explain it.
 func notes(r Row) (out []string) {
 	if r.Detail != "" {
-		out = append(out, r.Detail)
+		out = append(out, visible(r.Detail))
 	}
 	for _, l := range r.Proof {
 		out = append(out, visible(l.Text))
