@@ -21,8 +21,10 @@ type restoreLine struct {
 // restored takes `Restore Ban`, or the plain `Ban` of 0.8 and 0.9 that was one;
 // verb is the line's own, for the table of events.
 func (j *jail) restored(t *track, at ms, verb string) {
-	if !j.h.informed && len(j.unbans) > 0 {
-		j.claimUnbans(at, JailStop) // log level NOTICE: only what comes back tells that the jail was stopped
+	if !j.h.informed && len(j.unbans) > 0 && j.h.run.pid > 1 {
+		// Log level NOTICE: only what comes back, from the same process, tells that
+		// the jail was stopped. In a container each server has the number 1.
+		j.claimUnbans(at, JailStop)
 	}
 	j.resolveBefore(t, at)
 	if t.waits().ban != nil {
