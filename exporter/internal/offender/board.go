@@ -372,6 +372,10 @@ func (e *entry) news(at int64, place uint32, newest int64, keep int) bool {
 
 // remember keeps the newest n bans in order, whatever order they come in.
 func (e *entry) remember(s stamp, n int) {
+	if k := len(e.recent); k < n && (k == 0 || e.recent[k-1].compare(s) < 0) {
+		e.recent = append(e.recent, s)
+		return
+	}
 	i, _ := slices.BinarySearchFunc(e.recent, s, stamp.compare)
 	if i == 0 && len(e.recent) >= n {
 		return
