@@ -1,7 +1,6 @@
 package correlate
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
@@ -23,6 +22,7 @@ type host struct {
 	version string
 	block   *jail // whose settings lines follow
 	jails   map[string]*jail
+	order   []*jail // by name
 	due     ms // the earliest of its jails' dues
 
 	line   Line // the line at hand, where verdicts are explained
@@ -400,16 +400,8 @@ func (h *host) finish(at ms) {
 	h.sayRestarts(never)
 }
 
-func (h *host) sortedJails() []*jail {
-	if len(h.jails) == 0 {
-		return nil
-	}
-	out := make([]*jail, 0, len(h.jails))
-	for _, name := range slices.Sorted(maps.Keys(h.jails)) {
-		out = append(out, h.jails[name])
-	}
-	return out
-}
+// sortedJails are the host's jails by name. The slice is not the caller's to keep.
+func (h *host) sortedJails() []*jail { return h.order }
 
 func (h *host) jail(name string) *jail {
 	if name == "" {
@@ -420,6 +412,8 @@ func (h *host) jail(name string) *jail {
 		name = strings.Clone(name)
 		j = newJail(h, name)
 		h.jails[name] = j
+		i, _ := slices.BinarySearchFunc(h.order, name, func(j *jail, name string) int { return strings.Compare(j.name, name) })
+		h.order = slices.Insert(h.order, i, j)
 	}
 	return j
 }
