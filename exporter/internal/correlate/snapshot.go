@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -254,10 +256,10 @@ func (c *codec) histogram(h *Histogram) {
 
 func (c *codec) tracks(j *jail) {
 	if c.writing() {
-		all := j.sorted(func(*track) bool { return true })
+		all := byID(j.tracks)
 		c.count(len(all))
-		for _, t := range all {
-			c.track(t)
+		for i := range all {
+			c.track(all[i].t)
 		}
 		return
 	}
@@ -279,6 +281,29 @@ func (c *codec) tracks(j *jail) {
 		t.state = idle
 		j.setState(t, s)
 	}
+}
+
+// keyed is a track with the beginning of its id, so that most of a million can be
+// put in order without a look at them.
+type keyed struct {
+	hi, lo uint64
+	t      *track
+}
+
+func byID(tracks map[string]*track) []keyed {
+	all := make([]keyed, 0, len(tracks))
+	for id, t := range tracks {
+		var head [16]byte
+		copy(head[:], id)
+		all = append(all, keyed{binary.BigEndian.Uint64(head[:8]), binary.BigEndian.Uint64(head[8:]), t})
+	}
+	slices.SortFunc(all, func(a, b keyed) int {
+		if c := cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo)); c != 0 {
+			return c
+		}
+		return strings.Compare(a.t.id, b.t.id)
+	})
+	return all
 }
 
 func (c *codec) track(t *track) {
