@@ -260,19 +260,19 @@ func fill(b *testing.B, lines int, from, end time.Time) {
 
 // Lines that are not UTF-8 are equal too, however they are read.
 func TestRealLokiBadText(t *testing.T) {
-	_, to := span(t)
+	at, _ := span(t)
 	var got [2][]string
 	for i, json := range []bool{true, false} {
 		c, _ := realLoki(t, func(o *Options) { o.JSON = json })
 		if json {
 			err := c.Push(t.Context(), []PushStream{{Labels: map[string]string{"job": "bad-text"}, Entries: []PushEntry{
-				{Time: to, Line: "caf\xe9 \xff\xfe", Metadata: []Label{{"user", "Ren\u00e9"}}}, {Time: to.Add(1), Line: "<a> & \u2028 \x00 \"b\\"},
+				{Time: at, Line: "caf\xe9 \xff\xfe", Metadata: []Label{{"user", "Ren\u00e9"}}}, {Time: at.Add(1), Line: "<a> & \u2028 \x00 \"b\\"},
 			}}})
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
-		for e, err := range c.Range(t.Context(), `{job="bad-text"}`, to, to.Add(2)) {
+		for e, err := range c.Range(t.Context(), `{job="bad-text"}`, at, at.Add(2)) {
 			if err != nil {
 				t.Fatal(err)
 			}
