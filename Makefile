@@ -40,6 +40,7 @@ soak: ## what takes long: fuzzing for 10 minutes each (FUZZTIME=10m)
 	go test -run '^$$' -fuzz FuzzParse -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/fail2ban
 	go test -run '^$$' -fuzz FuzzForms -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/fail2ban
 	go test -run '^$$' -fuzz FuzzEngine -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/correlate
+	go test -run '^$$' -fuzz FuzzProtobuf -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/loki
 
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## golangci-lint with the settings of .golangci.yml
 	$< run ./...

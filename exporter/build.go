@@ -24,7 +24,8 @@ func loadConfig(c *common) (*config.Config, error) {
 // its requests.
 func newLokiClient(s *config.Source, log *slog.Logger, self *publish.Self) (*loki.Client, error) {
 	o := loki.Options{
-		URL: s.URL.URL, TenantID: s.TenantID, HTTP: s.HTTP, Timeout: time.Duration(s.Timeout), PageSize: s.PageSize,
+		URL: s.URL.URL, TenantID: s.TenantID, HTTP: s.HTTP, Timeout: time.Duration(s.Timeout),
+		PageSize: s.PageSize, MaxParallel: s.MaxParallel, MaxBuffer: int64(s.MaxBuffer),
 		Backoff: backoffConfig(s.Backoff), UserAgent: userAgent(),
 		Retrying: func(err error) { log.Warn("request failed; trying again", "source_name", s.Name, "err", err) },
 	}

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/units"
 	promconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	"gopkg.in/yaml.v3"
@@ -51,11 +52,36 @@ type Source struct {
 	PollInterval model.Duration    `yaml:"poll_interval"`
 	MaxLateness  model.Duration    `yaml:"max_lateness"`
 	PageSize     int               `yaml:"page_size"`
+	MaxParallel  int               `yaml:"max_parallel"`
+	MaxBuffer    Size              `yaml:"max_buffer"`
 	Timeout      model.Duration    `yaml:"timeout"`
 	Backoff      Backoff           `yaml:"backoff_config"`
 
 	HTTP promconfig.HTTPClientConfig `yaml:",inline"`
 }
+
+// Size is a number of bytes, like 64MB; as everywhere with Prometheus its units
+// are powers of 1024.
+type Size int64
+
+// UnmarshalYAML reads a size.
+func (z *Size) UnmarshalYAML(unmarshal func(any) error) error {
+	var text string
+	if err := unmarshal(&text); err != nil {
+		return err
+	}
+	n, err := units.ParseBase2Bytes(text)
+	if err != nil {
+		return fmt.Errorf("not a valid size: %q; give one like 64MB", text)
+	}
+	*z = Size(n)
+	return nil
+}
+
+// MarshalYAML writes a size.
+func (z Size) MarshalYAML() (any, error) { return z.String(), nil }
+
+func (z Size) String() string { return units.Base2Bytes(z).String() }
 
 // Client is a Loki that findings are pushed to.
 type Client struct {
@@ -166,6 +192,12 @@ const (
 	maxName   = 256
 )
 
+// Limits of how much a source is asked for at once.
+const (
+	maxParallel = 32
+	minBuffer   = Size(2 * units.MiB) // for each request
+)
+
 // The defaults.
 var (
 	DefaultBackoff = Backoff{
@@ -181,7 +213,7 @@ var (
 		HostLabels: []string{"host", "hostname", "nodename", "node_name", "node", "instance"},
 		Format:     AutoFormat, Fields: []string{"message", "msg", "log", "line", "MESSAGE", "body", "_entry"},
 		Timezone: "auto", Lookback: days(30), Lag: model.Duration(10 * time.Second), PollInterval: model.Duration(15 * time.Second),
-		MaxLateness: model.Duration(time.Hour), PageSize: 5000, Timeout: model.Duration(time.Minute),
+		MaxLateness: model.Duration(time.Hour), MaxParallel: 2, MaxBuffer: Size(64 * units.MiB), Timeout: model.Duration(time.Minute),
 		Backoff: DefaultBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
 	}
 	DefaultClient = Client{
@@ -471,6 +503,20 @@ func (s *Source) validateLines(at string) error {
 	return nil
 }
 
+// validateReading checks how much is asked for at once.
+func (s *Source) validateReading(at string) error {
+	if s.PageSize < 0 {
+		return fmt.Errorf("%s.page_size: %d; give at least 1 (Loki's default limit is 5000), or 0 for what the server allows", at, s.PageSize)
+	}
+	if s.MaxParallel < 1 || s.MaxParallel > maxParallel {
+		return fmt.Errorf("%s.max_parallel: %d; give 1 to %d requests at once", at, s.MaxParallel, maxParallel)
+	}
+	if least := minBuffer * Size(s.MaxParallel); s.MaxBuffer < least {
+		return fmt.Errorf("%s.max_buffer: %s; %d requests at once need at least %s", at, s.MaxBuffer, s.MaxParallel, least)
+	}
+	return nil
+}
+
 func (s *Source) validate(at string, v Validators) error {
 	if s.Name == "" {
 		return fmt.Errorf("%s.name: it is empty; leave the key away for %q", at, DefaultSource.Name)
@@ -497,8 +543,8 @@ func (s *Source) validate(at string, v Validators) error {
 			return fmt.Errorf("%s.timezones.%s: %w", at, host, err)
 		}
 	}
-	if s.PageSize < 1 {
-		return fmt.Errorf("%s.page_size: %d; give at least 1 (Loki's default limit is 5000)", at, s.PageSize)
+	if err := s.validateReading(at); err != nil {
+		return err
 	}
 	for _, d := range []struct {
 		key string

@@ -31,9 +31,15 @@ type Options struct {
 	HTTP promconfig.HTTPClientConfig
 	// Timeout bounds one request. Default 1 min.
 	Timeout time.Duration
-	// PageSize is how many entries one request asks for. Default 5000; a
-	// smaller limit of the server is obeyed.
+	// PageSize bounds how many entries one request asks for; the server's
+	// limit is obeyed. Default 0: as many as the server allows.
 	PageSize int
+	// MaxParallel is how many requests a long range is read with at once.
+	// Default 1. Short ones, as a follower reads them, are read in sequence.
+	MaxParallel int
+	// MaxBuffer bounds the bytes that answers and what is read ahead hold in
+	// one call of Range. Default 64 MiB.
+	MaxBuffer int64
 	// MaxWindow is the longest range of one query; longer ones are cut. Loki
 	// refuses ranges beyond its max_query_length (30d1h). Default 24 h.
 	MaxWindow time.Duration
@@ -45,8 +51,22 @@ type Options struct {
 	// Observe, where set, is told of each request: its status code, or
 	// "error", and how long it took.
 	Observe func(code string, took time.Duration)
-	// Retrying, where set, is told why a request is tried again.
+	// Retrying, where set, is told why a request is tried again. Requests that
+	// run at once tell it at once.
 	Retrying func(error)
+	// Progress, where set, is told how far a call of Range has come, after each
+	// page and by the goroutine that called it.
+	Progress func(Progress)
+	// JSON asks for no answer in protobuf.
+	JSON bool
+}
+
+// Progress is how far a call of Range has come.
+type Progress struct {
+	From, To time.Time // what is read
+	At       time.Time // everything before it has been given
+	Entries  int       // given so far
+	Bytes    int64     // of their lines
 }
 
 // Client asks one Loki as one tenant. It may be used concurrently.
@@ -54,6 +74,7 @@ type Client struct {
 	o    Options
 	base url.URL
 	http *http.Client
+	can  abilities
 }
 
 // apiPaths are the ends of URLs that users copy from their shippers.
@@ -64,7 +85,8 @@ func New(o Options) (*Client, error) {
 	if o.URL == nil || o.URL.Host == "" {
 		return nil, errors.New("loki: the URL names no server")
 	}
-	o.PageSize = cmp.Or(o.PageSize, 5000)
+	o.MaxParallel = max(o.MaxParallel, 1)
+	o.MaxBuffer = cmp.Or(o.MaxBuffer, 64<<20)
 	o.Timeout = cmp.Or(o.Timeout, time.Minute)
 	o.MaxWindow = cmp.Or(o.MaxWindow, 24*time.Hour)
 	o.Backoff = cmp.Or(o.Backoff, backoff.Config{MinBackoff: 500 * time.Millisecond, MaxBackoff: 5 * time.Minute, MaxRetries: 10})
@@ -78,7 +100,9 @@ func New(o Options) (*Client, error) {
 		base.Path = strings.TrimSuffix(base.Path, api)
 	}
 	base.RawQuery, base.Fragment = "", ""
-	return &Client{o: o, base: base, http: h}, nil
+	c := &Client{o: o, base: base, http: h}
+	c.can.json.Store(o.JSON)
+	return c, nil
 }
 
 // Close lets idle connections go.
@@ -132,14 +156,16 @@ func (e *Error) hint() string {
 		return "nothing like Loki answers there: check url"
 	case e.Status == http.StatusBadRequest && strings.Contains(e.Body, "parse error"):
 		return "check query"
+	case e.Status == http.StatusBadRequest && strings.HasPrefix(e.Op, opRange):
+		return "Loki refuses what it was asked: check query, lookback and the limits of this Loki or tenant"
 	}
 	return ""
 }
 
 const (
-	maxAnswer = 256 << 20 // bytes of one page
-	maxWords  = 64 << 10  // bytes read of an error's body
-	maxShown  = 300       // bytes shown of it
+	maxAnswer = 64 << 20 // bytes of an answer that is no page
+	maxWords  = 64 << 10 // bytes read of an error's body
+	maxShown  = 300      // bytes shown of it
 )
 
 // request is one call of the API.
@@ -150,18 +176,30 @@ type request struct {
 	query  url.Values
 	body   []byte
 	header map[string]string
+	// most is how large a good answer may be; 0 for maxAnswer.
+	most int64
 	// read takes the body of a good answer.
-	read func(io.Reader) error
+	read func(r io.Reader, contentType string) error
+	// change, where set, sees each error first and tells whether it made the
+	// request a smaller one, which is worth sending whatever the error was.
+	change func(*Error) bool
 }
 
 // do sends a request and tries again where that can help.
-func (c *Client) do(ctx context.Context, r request) error {
+func (c *Client) do(ctx context.Context, r *request) error {
 	b := backoff.New(ctx, c.o.Backoff)
 	for {
 		err := c.once(ctx, r)
 		var e *Error
-		if err == nil || ctx.Err() != nil || !errors.As(err, &e) || !e.Temporary() {
+		if err == nil || ctx.Err() != nil || !errors.As(err, &e) {
 			return err
+		}
+		changed := r.change != nil && r.change(e)
+		if !e.Temporary() {
+			if !changed {
+				return err
+			}
+			continue // refused, not overloaded: no need to wait
 		}
 		pause := max(b.NextDelay(), e.RetryAfter)
 		if !b.Ongoing() {
@@ -191,7 +229,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // maxRetryAfter bounds how long a server may silence us.
 const maxRetryAfter = 5 * time.Minute
 
-func (c *Client) once(ctx context.Context, r request) error {
+func (c *Client) once(ctx context.Context, r *request) error {
 	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
 	u := c.base
@@ -225,8 +263,8 @@ func (c *Client) once(ctx context.Context, r request) error {
 	if r.read == nil {
 		return nil
 	}
-	b := &bounded{r: resp.Body, left: maxAnswer}
-	if err := r.read(b); err != nil {
+	b := &bounded{r: resp.Body, left: cmp.Or(r.most, maxAnswer)}
+	if err := r.read(b, resp.Header.Get("Content-Type")); err != nil {
 		return &Error{Op: r.op, Err: fmt.Errorf("reading the answer: %w", cmp.Or(b.err, err)), final: !b.cut(err)}
 	}
 	return nil
@@ -240,7 +278,7 @@ type bounded struct {
 	err  error
 }
 
-var errTooLarge = fmt.Errorf("it is larger than %d MiB: a smaller page_size helps", maxAnswer>>20)
+var errTooLarge = errors.New("it is larger than there is room for: a larger max_buffer helps")
 
 func (b *bounded) Read(p []byte) (int, error) {
 	if b.left <= 0 {
@@ -261,7 +299,7 @@ func (b *bounded) cut(err error) bool {
 	if b.err != nil {
 		return !errors.Is(b.err, errTooLarge)
 	}
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, errDamaged)
 }
 
 // decodeJSON reads an answer of Loki's API.
@@ -322,9 +360,9 @@ func firstLine(s string) string {
 // Ready asks whether Loki takes requests, by a request that every gateway
 // lets through and that needs the same rights as reading.
 func (c *Client) Ready(ctx context.Context) error {
-	return c.once(ctx, request{
+	return c.once(ctx, &request{
 		op: "labels", method: http.MethodGet, path: "/loki/api/v1/labels",
-		read: func(r io.Reader) error {
+		read: func(r io.Reader, _ string) error {
 			var answer struct{ Status string }
 			if err := decodeJSON(r, &answer); err != nil {
 				return err
@@ -349,10 +387,10 @@ func (c *Client) LabelValues(ctx context.Context, name string, from, to time.Tim
 
 func (c *Client) strings(ctx context.Context, op, path string, from, to time.Time) ([]string, error) {
 	var answer struct{ Data []string }
-	err := c.do(ctx, request{
+	err := c.do(ctx, &request{
 		op: op, method: http.MethodGet, path: path,
 		query: url.Values{"start": {nano(from)}, "end": {nano(to)}},
-		read:  func(r io.Reader) error { return decodeJSON(r, &answer) },
+		read:  func(r io.Reader, _ string) error { return decodeJSON(r, &answer) },
 	})
 	return answer.Data, err
 }

@@ -2,40 +2,230 @@ package loki
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
 
+// decoder reads one answer.
+type decoder struct {
+	streams *streamTable
+	extras  map[string]map[string]string // structured metadata by its text
+	entries []Entry
+	size    int64  // bytes that the entries hold
+	most    int64  // that they may hold; 0 for any number
+	scratch []byte // of one entry's metadata
+}
+
+// entryBytes is what an entry holds beside its line.
+const entryBytes = 64
+
+// add takes an entry, unless there is no room for it.
+func (d *decoder) add(e Entry) error {
+	d.entries = append(d.entries, e)
+	d.size += int64(len(e.Line)) + entryBytes
+	if d.most > 0 && d.size > d.most {
+		return errTooLarge
+	}
+	return nil
+}
+
+// maxExtras bounds the cache of metadata.
+const maxExtras = 1024
+
+func (d *decoder) remember(text string, extra map[string]string) {
+	if d.extras == nil || len(d.extras) >= maxExtras {
+		d.extras = map[string]map[string]string{}
+	}
+	d.extras[text] = extra
+	d.size += int64(2*len(text)) + entryBytes
+}
+
+// streamTable holds the streams of one call of Range, for all its fetches.
+type streamTable struct {
+	mu     sync.Mutex
+	byKey  map[string]*Stream
+	byText map[string]*Stream // as Loki wrote it in protobuf
+}
+
+// of gives the stream with these labels.
+func (t *streamTable) of(labels map[string]string) *Stream {
+	key := keyOf(labels)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s, ok := t.byKey[key]
+	if !ok {
+		s = &Stream{Labels: labels, Key: key}
+		if t.byKey == nil {
+			t.byKey, t.byText = map[string]*Stream{}, map[string]*Stream{}
+		}
+		t.byKey[key] = s
+	}
+	return s
+}
+
+// ofText gives the stream with labels written as Loki does.
+func (t *streamTable) ofText(text []byte) (*Stream, error) {
+	t.mu.Lock()
+	s, ok := t.byText[string(text)]
+	t.mu.Unlock()
+	if ok {
+		return s, nil
+	}
+	labels, err := parseLabels(string(text))
+	if err != nil {
+		return nil, err
+	}
+	s = t.of(labels)
+	t.mu.Lock()
+	t.byText[string(text)] = s
+	t.mu.Unlock()
+	return s, nil
+}
+
+// keyOf writes labels as Loki does, sorted.
+func keyOf(labels map[string]string) string {
+	var b strings.Builder
+	b.WriteByte('{')
+	for i, name := range slices.Sorted(maps.Keys(labels)) {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(name + "=" + strconv.Quote(labels[name]))
+	}
+	b.WriteByte('}')
+	return b.String()
+}
+
+// merged brings the streams of an answer together: by time, then by stream,
+// and of one stream and time in the order in which Loki gave them. What is
+// equal in stream, time and line is one entry.
+func merged(es []Entry) []Entry {
+	if rising(es) {
+		return es
+	}
+	rank := map[*Stream]int{}
+	for i := range es {
+		rank[es[i].Stream] = 0
+	}
+	for i, s := range slices.SortedFunc(maps.Keys(rank), func(a, b *Stream) int { return strings.Compare(a.Key, b.Key) }) {
+		rank[s] = i
+	}
+	type place struct {
+		ns      int64
+		rank, i int
+	}
+	order := make([]place, len(es))
+	for i := range es {
+		order[i] = place{es[i].Time.UnixNano(), rank[es[i].Stream], i}
+	}
+	compare := func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.ns, b.ns), cmp.Compare(a.rank, b.rank), cmp.Compare(a.i, b.i))
+	}
+	slices.SortFunc(order, compare)
+	out := make([]Entry, 0, len(es))
+	first := 0 // in out, of the entries of this stream and time
+	seen := map[string]bool{}
+	for i, o := range order {
+		e := es[o.i]
+		if i == 0 || order[i-1].ns != o.ns || order[i-1].rank != o.rank {
+			first = len(out)
+			clear(seen)
+		} else {
+			if len(seen) == 0 {
+				seen[out[first].Line] = true
+			}
+			if seen[e.Line] {
+				continue
+			}
+			seen[e.Line] = true
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// rising tells that entries are merged already: as a rule those of one stream.
+func rising(es []Entry) bool {
+	for i := 1; i < len(es); i++ {
+		switch es[i-1].Time.Compare(es[i].Time) {
+		case 1:
+			return false
+		case 0:
+			if es[i-1].Stream.Key >= es[i].Stream.Key {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// json reads an answer in JSON.
+func (d *decoder) json(r io.Reader) error {
+	var answer struct {
+		Status string
+		Data   struct {
+			ResultType string
+			Result     []struct {
+				Stream map[string]string
+				Values json.RawMessage
+			}
+		}
+	}
+	if err := decodeJSON(r, &answer); err != nil {
+		return err
+	}
+	if t := answer.Data.ResultType; t != "streams" {
+		return fmt.Errorf("the query gives %q, not log lines", t)
+	}
+	for _, s := range answer.Data.Result {
+		err := d.values(s.Values, d.streams.of(s.Stream))
+		if errors.Is(err, errTooLarge) {
+			return err
+		} else if err != nil {
+			return notLoki(err)
+		}
+	}
+	return nil
+}
+
 // The entries of an answer are by far the most of it, so they are taken apart
 // by hand. Their JSON has been found valid before: only its types are in doubt.
 
-// entries appends the entries of one stream's "values":
+// values reads the entries of one stream's "values":
 // [["<nanoseconds>", "<line>", {"structuredMetadata": {...}}], ...].
-func (p *pager) entries(values []byte, st *Stream, out []Entry) ([]Entry, error) {
+func (d *decoder) values(values []byte, st *Stream) error {
 	if len(values) == 0 || string(values) == "null" {
-		return out, nil
+		return nil
 	}
 	s := scanner{b: values}
 	if !s.skip('[') {
-		return out, fmt.Errorf("values are no list: %.20q", values)
+		return fmt.Errorf("values are no list: %.20q", values)
 	}
 	for !s.skip(']') {
-		e, err := p.entry(&s)
+		e, err := d.entry(&s)
 		if err != nil {
-			return out, err
+			return err
 		}
 		e.Stream = st
-		out = append(out, e)
+		if err := d.add(e); err != nil {
+			return err
+		}
 		s.skip(',')
 	}
-	return out, nil
+	return nil
 }
 
-func (p *pager) entry(s *scanner) (e Entry, err error) {
+func (d *decoder) entry(s *scanner) (e Entry, err error) {
 	if !s.skip('[') {
 		return e, errors.New("an entry is no list")
 	}
@@ -55,7 +245,7 @@ func (p *pager) entry(s *scanner) (e Entry, err error) {
 	for i := 2; !s.skip(']'); i++ {
 		s.skip(',')
 		if extra := s.value(); i == 2 {
-			if e.Metadata, err = p.extra(extra); err != nil {
+			if e.Metadata, err = d.extra(extra); err != nil {
 				return e, err
 			}
 		}
@@ -63,23 +253,17 @@ func (p *pager) entry(s *scanner) (e Entry, err error) {
 	return e, nil
 }
 
-// maxExtras bounds the cache of metadata.
-const maxExtras = 1024
-
 // extra reads the third part of an entry. Most entries say the same there, so
 // equal ones share a map.
-func (p *pager) extra(b []byte) (map[string]string, error) {
-	if m, ok := p.extras[string(b)]; ok {
+func (d *decoder) extra(b []byte) (map[string]string, error) {
+	if m, ok := d.extras[string(b)]; ok {
 		return m, nil
 	}
 	var extra struct{ StructuredMetadata map[string]string }
 	if err := json.Unmarshal(b, &extra); err != nil {
 		return nil, err
 	}
-	if p.extras == nil || len(p.extras) >= maxExtras {
-		p.extras = map[string]map[string]string{}
-	}
-	p.extras[string(b)] = extra.StructuredMetadata
+	d.remember(string(b), extra.StructuredMetadata)
 	return extra.StructuredMetadata, nil
 }
 

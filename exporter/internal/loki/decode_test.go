@@ -65,8 +65,9 @@ func FuzzValue(f *testing.F) {
 // samePlain compares the two ways of reading one entry.
 func samePlain(t interface{ Fatalf(string, ...any) }, b []byte) {
 	want, wantErr := slowValue(b)
-	p := &pager{}
-	got, err := p.entries(fmt.Appendf(nil, "[%s, %s]", b, b), nil, nil)
+	d := &decoder{}
+	err := d.values(fmt.Appendf(nil, "[%s, %s]", b, b), nil)
+	got := d.entries
 	if (err == nil) != (wantErr == nil) {
 		t.Fatalf("%q: %v, the plain way %v", b, err, wantErr)
 	}
@@ -75,26 +76,48 @@ func samePlain(t interface{ Fatalf(string, ...any) }, b []byte) {
 	}
 }
 
+// BenchmarkDecode reads a page of one stream, and one of 50, in both forms.
 func BenchmarkDecode(b *testing.B) {
-	var page bytes.Buffer
-	page.WriteString(`{"status":"success","data":{"resultType":"streams","result":[{"stream":{"job":"fail2ban","host":"a"},"values":[`)
 	const lines = 5000
-	for i := range lines {
-		if i > 0 {
-			page.WriteByte(',')
+	for _, streams := range []int{1, 50} {
+		json, proto := pageOf(lines, streams)
+		for name, body := range map[string][]byte{"json": json, "protobuf": proto} {
+			b.Run(fmt.Sprintf("%s/streams=%d", name, streams), func(b *testing.B) {
+				b.SetBytes(int64(len(body)))
+				b.ReportAllocs()
+				for b.Loop() {
+					d := &decoder{streams: &streamTable{}}
+					var err error
+					if name == "json" {
+						err = d.json(bytes.NewReader(body))
+					} else {
+						err = d.protobuf(body)
+					}
+					if es := merged(d.entries); err != nil || len(es) != lines {
+						b.Fatal(len(es), err)
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/lines, "ns/entry")
+			})
 		}
-		fmt.Fprintf(&page, `["%d","2026-11-22 10:00:00,%03d fail2ban.actions        [4707]: NOTICE  [sshd] Ban 192.0.2.%d",{"structuredMetadata":{"detected_level":"unknown"}}]`, 1_795_000_000_000_000_000+i, i%1000, i%256)
 	}
-	page.WriteString(`]}]}}`)
-	p := &pager{streams: map[string]*Stream{}}
-	b.SetBytes(int64(page.Len()))
-	b.ReportAllocs()
-	for b.Loop() {
-		if es, err := p.decode(bytes.NewReader(page.Bytes())); err != nil || len(es) != lines {
-			b.Fatal(len(es), err)
+}
+
+// pageOf makes a page in both forms, as Loki writes it.
+func pageOf(lines, streams int) (asJSON, asProto []byte) {
+	var all []fakeStream
+	for s := range streams {
+		st := fakeStream{labels: map[string]string{"job": "fail2ban", "host": fmt.Sprintf("web-%d", s)}}
+		for i := s; i < lines; i += streams {
+			st.entries = append(st.entries, Entry{
+				Time:     time.Unix(0, 1_795_000_000_000_000_000+int64(i)),
+				Line:     fmt.Sprintf("2026-11-22 10:00:00,%03d fail2ban.actions        [4707]: NOTICE  [sshd] Ban 192.0.2.%d", i%1000, i%256),
+				Metadata: map[string]string{"detected_level": "unknown"},
+			})
 		}
+		all = append(all, st)
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/lines, "ns/line")
+	return writeJSON(all), writeProto(all)
 }
 
 // anyJSON draws JSON that is nearly an entry.

@@ -60,7 +60,7 @@ func (c *Client) Push(ctx context.Context, streams []PushStream) error {
 	if err != nil {
 		return fmt.Errorf("loki: push: %w", err)
 	}
-	return c.do(ctx, request{
+	return c.do(ctx, &request{
 		op: fmt.Sprintf("push of %d entries", n), method: http.MethodPost, path: "/loki/api/v1/push", body: snappy.Encode(nil, raw),
 		header: map[string]string{"Content-Type": "application/x-protobuf"},
 	})

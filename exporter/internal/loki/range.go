@@ -1,8 +1,8 @@
 package loki
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,10 +10,9 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -33,171 +32,136 @@ type Stream struct {
 	Key string
 }
 
-// Range reads every entry of the half-open window [from, to), oldest first;
-// entries of one instant come in no promised order.
+// Range reads every entry of the half-open window [from, to), oldest first.
+// Entries of one instant come by stream, and those of one stream in Loki's
+// order, whatever the size of the pages and however many are read at once.
 //
 // Several entries may share an instant and a page may end among them, so the
-// next page begins at the last instant, and what was seen of it already is
-// taken out as a multiset of (stream, line): lines of several hosts may be
-// equal. An instant that fills a page is asked for again with a larger limit
-// and, beyond the server's, stream by stream. It is never stepped over.
+// next page begins with the last instant of a full one, and what was seen of
+// it waits until it is there as a whole. An instant that fills a page is asked
+// for again with a larger limit and, beyond the server's, stream by stream. It
+// is never stepped over.
 //
-// An error is the last value, even for a reader that goes on.
+// An error is the last value, even for a reader that goes on. Once Range has
+// returned, none of its requests runs.
 func (c *Client) Range(ctx context.Context, query string, from, to time.Time) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		p := &pager{c: c, query: query, limit: c.o.PageSize, span: c.o.MaxWindow, streams: map[string]*Stream{}}
-		p.window(ctx, from, to, yield)
+		parallel := 1
+		if to.Sub(from) > shortRange {
+			parallel = c.o.MaxParallel
+		}
+		p := &pager{c: c, query: query, fit: c.fit(ctx, parallel), yield: yield, told: Progress{From: from, To: to, At: from}}
+		p.most = c.o.MaxBuffer / int64(4*parallel)
+		if parallel > 1 {
+			p.ahead(ctx, from, to)
+		} else {
+			p.sequence(ctx, from, to)
+		}
+		c.can.keep(p.fit)
 	}
 }
 
+// shortRange is what a follower may read at once. Longer ones are back-fill.
+var shortRange = 2 * time.Hour
+
 // Newest reads the newest entry of a time.
 func (c *Client) Newest(ctx context.Context, query string, from, to time.Time) (Entry, bool, error) {
-	p := &pager{c: c, query: query, streams: map[string]*Stream{}}
-	page, err := p.fetch(ctx, query, from, to, 1, "backward")
-	if err != nil || len(page) == 0 {
+	p := &pager{c: c}
+	page, err := p.fetch(ctx, &ask{query: query, from: from, to: to, limit: 1, direction: "backward"})
+	if err != nil || len(page.entries) == 0 {
 		return Entry{}, false, err
 	}
-	return page[0], true, nil
+	return page.entries[0], true, nil
 }
 
 // pager reads page after page.
 type pager struct {
-	c     *Client
-	query string
-	limit int
-	max   int // the server's limit, 0 while not met
-	// span is how long a window is asked for. Loki cuts a query into hours and
-	// cancels what is left of them once the limit is reached, which costs it
-	// dearly: windows are made so that a page about fills them.
-	span    time.Duration
-	streams map[string]*Stream
-	extras  map[string]map[string]string // structured metadata by its JSON
+	c       *Client
+	query   string
+	fit     *fit
+	most    int64 // bytes of an answer, and of its entries
+	streams streamTable
+
+	yield func(Entry, error) bool
+	told  Progress
 }
 
-// seenKey names an entry of one instant.
-type seenKey struct{ stream, line string }
+// page is what a window holds: all entries of [.., next).
+type page struct {
+	entries []Entry
+	next    time.Time
+	size    int64 // bytes that the entries hold
+}
 
-// window reads [from, to).
-func (p *pager) window(ctx context.Context, from, to time.Time, yield func(Entry, error) bool) {
-	var seen map[seenKey]int // of the instant `from`, already yielded
+// give passes a page on and tells whether the reader wants more. between,
+// where set, is called now and then.
+func (p *pager) give(pg *page, between func()) bool {
+	for i := range pg.entries {
+		if !p.yield(pg.entries[i], nil) {
+			return false
+		}
+		p.told.Bytes += int64(len(pg.entries[i].Line))
+		if between != nil && i%256 == 255 {
+			between()
+		}
+	}
+	p.told.Entries += len(pg.entries)
+	p.told.At = pg.next
+	if p.c.o.Progress != nil {
+		p.c.o.Progress(p.told)
+	}
+	return true
+}
+
+// sequence reads [from, to) page after page.
+func (p *pager) sequence(ctx context.Context, from, to time.Time) {
 	for from.Before(to) {
-		end := from.Add(p.span)
-		if end.After(to) {
-			end = to
-		}
-		page, full, err := p.page(ctx, from, end)
+		_, span := p.fit.window()
+		pg, err := p.read(ctx, from, earlier(from.Add(span), to))
 		if err != nil {
-			yield(Entry{}, err)
+			p.yield(Entry{}, err)
 			return
 		}
-		for _, e := range unseen(page, from, seen) {
-			if !yield(e, nil) {
-				return
-			}
-		}
-		p.adapt(page, from, end, full)
-		if !full {
-			from, seen = end, nil
-			continue
-		}
-		if last := page[len(page)-1].Time; last.After(from) {
-			from, seen = last, count(page, last)
-			continue
-		}
-		if seen == nil {
-			seen = map[seenKey]int{}
-		}
-		for k, n := range count(page, from) { // the whole page is one instant
-			seen[k] = max(seen[k], n)
-		}
-		entries, err := p.wholeInstant(ctx, from, seen)
-		if err != nil {
-			yield(Entry{}, err)
+		if !p.give(pg, nil) {
 			return
 		}
-		for _, e := range unseen(entries, from, seen) {
-			if !yield(e, nil) {
-				return
-			}
-		}
-		from, seen = from.Add(1), nil
+		from = pg.next
 	}
 }
 
-const (
-	leastSpan = time.Second
-	// growth is how much longer a window becomes after a page that was not half
-	// full.
-	growth = 4
-)
-
-// adapt makes the next windows such that a page about fills them.
-func (p *pager) adapt(page []Entry, from, end time.Time, full bool) {
-	switch {
-	case full:
-		p.span = max(page[len(page)-1].Time.Sub(from), leastSpan)
-	case len(page) < p.limit/2 && end.Sub(from) >= p.span:
-		p.span = min(p.span*growth, p.c.o.MaxWindow)
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
 	}
+	return b
 }
 
-// count gives the multiset of a page's entries of one instant.
-func count(page []Entry, at time.Time) map[seenKey]int {
-	n := map[seenKey]int{}
-	for i := range page {
-		if page[i].Time.Equal(at) {
-			n[seenKey{page[i].Stream.Key, page[i].Line}]++
-		}
+// read reads the beginning of [from, to), as far as one page reaches.
+func (p *pager) read(ctx context.Context, from, to time.Time) (*page, error) {
+	limit, _ := p.fit.window()
+	a := &ask{query: p.query, from: from, to: to, limit: limit, direction: "forward", fits: true}
+	pg, err := p.fetch(ctx, a)
+	if err != nil {
+		return nil, err
 	}
-	return n
-}
-
-// page reads one page, with a smaller limit where the server demands one.
-func (p *pager) page(ctx context.Context, from, to time.Time) (entries []Entry, full bool, err error) {
-	for {
-		entries, err = p.fetch(ctx, p.query, from, to, p.limit, "forward")
-		limit, tooLarge := entryLimit(err)
-		if tooLarge && limit == 0 {
-			limit = p.limit / 2
-		}
-		if !tooLarge || limit == 0 || limit >= p.limit {
-			return entries, err == nil && len(entries) >= p.limit, err
-		}
-		p.limit, p.max = limit, limit
+	n := len(pg.entries)
+	if !a.full {
+		p.fit.learn(n, a.limit, a.to.Sub(from), false)
+		return pg, nil
 	}
-}
-
-var limitWords = regexp.MustCompile(`max entries limit per query exceeded, limit > max_entries_limit(?:_per_query)? \((\d+) > (\d+)\)`)
-
-// entryLimit finds the server's limit in its refusal; 0 where it does not say.
-func entryLimit(err error) (limit int, tooLarge bool) {
-	var e *Error
-	if !errors.As(err, &e) || e.Status != http.StatusBadRequest {
-		return 0, false
-	}
-	if m := limitWords.FindStringSubmatch(e.Body); m != nil {
-		limit, _ = strconv.Atoi(m[2])
-	}
-	return limit, strings.Contains(e.Body, "max entries limit")
-}
-
-// unseen drops from a page what was yielded of its first instant.
-func unseen(page []Entry, first time.Time, seen map[seenKey]int) []Entry {
-	if len(seen) == 0 {
-		return page
-	}
-	left := maps.Clone(seen)
-	return slices.DeleteFunc(slices.Clone(page), func(e Entry) bool {
-		if !e.Time.Equal(first) {
-			return false
+	last := pg.entries[n-1].Time
+	if last.After(pg.entries[0].Time) {
+		p.fit.learn(n, a.limit, last.Sub(from), true)
+		for n > 0 && pg.entries[n-1].Time.Equal(last) {
+			n--
+			pg.size -= int64(len(pg.entries[n].Line)) + entryBytes
 		}
-		k := seenKey{e.Stream.Key, e.Line}
-		if left[k] == 0 {
-			return false
-		}
-		left[k]--
-		return true
-	})
+		clear(pg.entries[n:])
+		pg.entries, pg.next = pg.entries[:n], last
+		return pg, nil
+	}
+	p.fit.learn(n, a.limit, last.Sub(from)+1, true)
+	return p.wholeInstant(ctx, last, pg.entries)
 }
 
 // largestLimit bounds how far a limit is raised for one instant.
@@ -205,64 +169,78 @@ const largestLimit = 1 << 20
 
 // wholeInstant reads one instant, with ever larger limits, then stream by
 // stream. What was seen of it must be in it.
-func (p *pager) wholeInstant(ctx context.Context, at time.Time, seen map[seenKey]int) ([]Entry, error) {
-	limit := p.limit
-	for limit < largestLimit && (p.max == 0 || limit < p.max) {
+func (p *pager) wholeInstant(ctx context.Context, at time.Time, seen []Entry) (*page, error) {
+	limit, maximum := p.fit.limits()
+	for limit < largestLimit && (maximum == 0 || limit < maximum) {
 		limit *= 2
-		if p.max > 0 {
-			limit = min(limit, p.max)
+		if maximum > 0 {
+			limit = min(limit, maximum)
 		}
-		entries, err := p.fetch(ctx, p.query, at, at.Add(1), limit, "forward")
+		a := &ask{query: p.query, from: at, to: at.Add(1), limit: limit, direction: "forward"}
+		pg, err := p.fetch(ctx, a)
 		if top, tooLarge := entryLimit(err); tooLarge {
-			p.max = max(top, p.limit)
+			p.fit.met(top)
 			break
 		}
-		if err != nil || len(entries) < limit {
-			return entries, err
+		if e := (*Error)(nil); errors.As(err, &e) && tooManyBytes(e) {
+			break
+		}
+		if err != nil || !a.full {
+			return pg, err
 		}
 	}
-	entries, err := p.byStream(ctx, at)
+	pg, err := p.byStream(ctx, at)
 	if err != nil {
 		return nil, err
 	}
-	have := count(entries, at)
-	for k, n := range seen {
-		if have[k] < n {
-			return nil, overflow(at, "%d or more lines bear one time, and Loki's list of series lacks %s to read them apart", limit, k.stream)
+	have := map[*Stream]map[string]bool{}
+	for _, e := range pg.entries {
+		if have[e.Stream] == nil {
+			have[e.Stream] = map[string]bool{}
+		}
+		have[e.Stream][e.Line] = true
+	}
+	for _, e := range seen {
+		if !have[e.Stream][e.Line] {
+			return nil, overflow(at, "%d or more lines bear one time, and Loki's list of series lacks %s to read them apart", limit, e.Stream.Key)
 		}
 	}
-	return entries, nil
+	return pg, nil
 }
 
 // overflow is the error of an instant that cannot be read whole.
 func overflow(at time.Time, format string, args ...any) error {
 	err := fmt.Errorf(format+": raise the server's max_entries_limit_per_query", args...)
-	return &Error{Op: "query_range at " + at.UTC().Format(time.RFC3339Nano), Err: err, final: true}
+	return &Error{Op: opRange + " at " + at.UTC().Format(time.RFC3339Nano), Err: err, final: true}
 }
 
 // byStream reads one instant of each stream by itself.
-func (p *pager) byStream(ctx context.Context, at time.Time) ([]Entry, error) {
+func (p *pager) byStream(ctx context.Context, at time.Time) (*page, error) {
 	series, err := p.series(ctx, at)
 	if err != nil {
 		return nil, err
 	}
-	limit := max(p.limit, p.max)
-	var all []Entry
+	limit := max(p.fit.limits())
+	all := &page{next: at.Add(1)}
 	for i, labels := range alone(series) {
 		q, err := narrow(p.query, labels)
 		if err != nil {
 			return nil, err
 		}
-		entries, err := p.fetch(ctx, q, at, at.Add(1), limit, "forward")
+		a := &ask{query: q, from: at, to: at.Add(1), limit: limit, direction: "forward"}
+		pg, err := p.fetch(ctx, a)
 		if err != nil {
 			return nil, err
 		}
-		if len(entries) >= limit {
+		if a.full {
 			return nil, overflow(at, "%d or more lines of stream %s bear one time, as many as Loki gives at once", limit, keyOf(series[i]))
 		}
-		all = append(all, entries...)
+		all.entries = append(all.entries, pg.entries...)
+		if all.size += pg.size; all.size > p.c.o.MaxBuffer {
+			return nil, &Error{Op: opRange + " at " + at.UTC().Format(time.RFC3339Nano), Err: errors.New("the lines of one time do not fit into max_buffer: raise it"), final: true}
+		}
 	}
-	sortEntries(all)
+	all.entries = merged(all.entries)
 	return all, nil
 }
 
@@ -289,93 +267,104 @@ func (p *pager) series(ctx context.Context, at time.Time) ([]map[string]string, 
 		return nil, err
 	}
 	var answer struct{ Data []map[string]string }
-	err = p.c.do(ctx, request{
+	err = p.c.do(ctx, &request{
 		op: "series", method: http.MethodGet, path: "/loki/api/v1/series",
 		query: url.Values{"match[]": {selector}, "start": {nano(at.Add(-time.Hour))}, "end": {nano(at.Add(time.Hour))}},
-		read:  func(r io.Reader) error { return decodeJSON(r, &answer) },
+		read:  func(r io.Reader, _ string) error { return decodeJSON(r, &answer) },
 	})
 	return answer.Data, err
 }
 
+const opRange = "query_range"
+
+// ask is one question. It becomes smaller where the server wants that.
+type ask struct {
+	query     string
+	from, to  time.Time
+	limit     int
+	direction string
+	fits      bool // limit and to may become smaller
+	full      bool // the answer has as many entries as were asked for
+}
+
+// bodies are buffers for answers.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 // fetch asks once and merges the streams of the answer in time order.
-func (p *pager) fetch(ctx context.Context, query string, from, to time.Time, limit int, direction string) (entries []Entry, err error) {
-	err = p.c.do(ctx, request{
-		op:     fmt.Sprintf("query_range %s to %s", from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339)),
-		method: http.MethodGet, path: "/loki/api/v1/query_range",
-		query: url.Values{
-			"query": {query}, "start": {nano(from)}, "end": {nano(to)},
-			"limit": {strconv.Itoa(limit)}, "direction": {direction},
-		},
+func (p *pager) fetch(ctx context.Context, a *ask) (*page, error) {
+	r := &request{
+		method: http.MethodGet, path: "/loki/api/v1/query_range", most: p.most,
 		// without it Loki makes several streams of one: structured metadata
 		// would count as labels
 		header: map[string]string{"X-Loki-Response-Encoding-Flags": "categorize-labels"},
-		read: func(r io.Reader) (err error) {
-			entries, err = p.decode(r)
+	}
+	set := func() {
+		r.op = fmt.Sprintf("%s %s to %s", opRange, a.from.UTC().Format(time.RFC3339), a.to.UTC().Format(time.RFC3339))
+		r.query = url.Values{
+			"query": {a.query}, "start": {nano(a.from)}, "end": {nano(a.to)},
+			"limit": {strconv.Itoa(a.limit)}, "direction": {a.direction},
+		}
+		// Loki wants exactly this; asked for anything else it gives JSON.
+		r.header["Accept"] = protobufType
+		if p.c.can.json.Load() {
+			r.header["Accept"] = "application/json"
+		}
+	}
+	set()
+	r.change = func(e *Error) bool {
+		before := *a
+		changed := e.Status == http.StatusNotAcceptable && !p.c.can.json.Swap(true)
+		if a.fits {
+			limit, span := p.fit.smaller(e, a.limit, a.to.Sub(a.from))
+			a.limit, a.to = limit, a.from.Add(span)
+			changed = changed || a.limit < before.limit || a.to.Before(before.to)
+		}
+		set()
+		return changed
+	}
+	var d *decoder
+	r.read = func(body io.Reader, contentType string) error {
+		d = &decoder{streams: &p.streams, most: p.most}
+		if err := p.decode(d, body, contentType); err != nil {
 			return err
-		},
-	})
-	return entries, err
-}
-
-// decode reads the JSON form of an answer.
-func (p *pager) decode(r io.Reader) ([]Entry, error) {
-	var answer struct {
-		Status string
-		Data   struct {
-			ResultType string
-			Result     []struct {
-				Stream map[string]string
-				Values json.RawMessage
+		}
+		a.full = len(d.entries) >= a.limit
+		for i := range d.entries {
+			if t := d.entries[i].Time; t.Before(a.from) || !t.Before(a.to) {
+				return damaged("an entry of %s is outside of what was asked for", t.Format(time.RFC3339Nano))
 			}
 		}
+		return nil
 	}
-	if err := decodeJSON(r, &answer); err != nil {
+	if err := p.c.do(ctx, r); err != nil {
 		return nil, err
 	}
-	if t := answer.Data.ResultType; t != "streams" {
-		return nil, fmt.Errorf("the query gives %q, not log lines", t)
-	}
-	var out []Entry
-	for _, s := range answer.Data.Result {
-		st := p.stream(s.Stream)
-		var err error
-		if out, err = p.entries(s.Values, st, out); err != nil {
-			return nil, notLoki(err)
-		}
-	}
-	sortEntries(out)
-	return out, nil
+	return &page{entries: merged(d.entries), next: a.to, size: d.size}, nil
 }
 
-func sortEntries(es []Entry) {
-	slices.SortStableFunc(es, func(a, b Entry) int {
-		if c := a.Time.Compare(b.Time); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Stream.Key, b.Stream.Key)
-	})
-}
+// tolerated is how many answers in protobuf may be damaged in sequence before
+// only JSON is asked for: Loki does not promise their form.
+const tolerated = 2
 
-func (p *pager) stream(labels map[string]string) *Stream {
-	key := keyOf(labels)
-	s, ok := p.streams[key]
-	if !ok {
-		s = &Stream{Labels: labels, Key: key}
-		p.streams[key] = s
+// decode reads an answer in the form in which it came.
+func (p *pager) decode(d *decoder, body io.Reader, contentType string) error {
+	if !strings.HasPrefix(contentType, protobufType) {
+		return d.json(body)
 	}
-	return s
-}
-
-// keyOf writes labels as Loki does, sorted.
-func keyOf(labels map[string]string) string {
-	var b strings.Builder
-	b.WriteByte('{')
-	for i, name := range slices.Sorted(maps.Keys(labels)) {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(name + "=" + strconv.Quote(labels[name]))
+	b := bodies.Get().(*bytes.Buffer)
+	defer func() {
+		b.Reset()
+		bodies.Put(b)
+	}()
+	if _, err := b.ReadFrom(body); err != nil {
+		return err
 	}
-	b.WriteByte('}')
-	return b.String()
+	err := d.protobuf(b.Bytes())
+	switch {
+	case err == nil:
+		p.c.can.broken.Store(0)
+	case errors.Is(err, errDamaged) && p.c.can.broken.Add(1) >= tolerated:
+		p.c.can.json.Store(true)
+	}
+	return err
 }
