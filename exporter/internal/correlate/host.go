@@ -23,7 +23,7 @@ type host struct {
 	block   *jail // whose settings lines follow
 	jails   map[string]*jail
 	order   []*jail // by name
-	due     ms // the earliest of its jails' dues
+	due     ms      // the earliest of its jails' dues
 
 	line   Line // the line at hand, where verdicts are explained
 	proof  hostProof
