@@ -118,6 +118,7 @@ type Engine struct {
 	o        Options
 	hosts    map[string]*host
 	findings []Finding
+	usual    int // findings at the last call for them
 }
 
 // NewEngine makes an engine that has seen nothing.
@@ -158,7 +159,7 @@ func (e *Engine) Finish(at time.Time) {
 // Findings returns what was said since the last call. The slice is the caller's.
 func (e *Engine) Findings() []Finding {
 	f := e.findings
-	e.findings = nil
+	e.findings, e.usual = nil, len(f)
 	return f
 }
 
@@ -211,7 +212,12 @@ func (e *Engine) host(name string) *host {
 	return h
 }
 
-func (e *Engine) say(f Finding) { e.findings = append(e.findings, f) }
+func (e *Engine) say(f Finding) {
+	if e.findings == nil {
+		e.findings = make([]Finding, 0, max(e.usual, 8))
+	}
+	e.findings = append(e.findings, f)
+}
 
 // ms is a time in Unix milliseconds, fail2ban's own resolution; 0 is not known.
 type ms int64

@@ -174,21 +174,17 @@ func (fs failures) fresh(from, to ms) (out failures) {
 	return out
 }
 
-// loggedBy gives the failures without those whose lines came after a time: the
-// attacker went on while the ban was made. Of a second in whose midst the time
-// lies, the newest.
-func (fs failures) loggedBy(at ms) (out failures) {
-	for _, f := range fs {
-		switch {
-		case f.at+ms(f.newest) <= at:
-		case f.n > 1 && f.at+ms(f.first) <= at:
-			f.n--
-		default:
-			continue
-		}
-		out = append(out, f)
+// loggedBy is how many of a second's failures were logged by a time: the attacker
+// went on while the ban was made. Of a second in whose midst the time lies, all
+// but the newest.
+func (f *failure) loggedBy(at ms) uint16 {
+	switch {
+	case f.at+ms(f.newest) <= at:
+		return f.n
+	case f.n > 1 && f.at+ms(f.first) <= at:
+		return f.n - 1
 	}
-	return out
+	return 0
 }
 
 // life lists the failures from a time on that this life of the jail has
@@ -264,15 +260,21 @@ func (j *jail) counted(f *failure) int {
 // side by side, so an instant either way is in no order.
 func (j *jail) ledTo(t *track, at ms) failures {
 	all := t.fails.fresh(at-j.findWindow()-1000, at)
-	before := all.loggedBy(at)
-	n := 0
-	for i := range before {
-		n += j.counted(&before[i])
+	n, before := 0, 0
+	for i := range all {
+		f := all[i]
+		if f.n = f.loggedBy(at); f.n > 0 {
+			before++
+			n += j.counted(&f)
+		}
 	}
-	if j.maxRetry > 0 && n < j.maxRetry && j.enough(all) || len(before) == 0 {
-		before = all
+	if before > 0 && (j.maxRetry == 0 || n >= j.maxRetry || !j.enough(all)) {
+		all = slices.DeleteFunc(all, func(f failure) bool { return f.loggedBy(at) == 0 })
+		for i := range all {
+			all[i].n = all[i].loggedBy(at)
+		}
 	}
-	return j.untilFull(before)
+	return j.untilFull(all)
 }
 
 func (j *jail) enough(fs failures) bool {
