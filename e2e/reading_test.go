@@ -50,12 +50,13 @@ func TestEveryWayOfReading(t *testing.T) {
 }
 
 // TestBackfill measures docs/performance.md: BACKFILL=500000 go test -run TestBackfill -v .
+// LIMITS, WAYS and TIMES choose Loki's limits, benchmarks and how often.
 func TestBackfill(t *testing.T) {
 	lines := os.Getenv("BACKFILL")
 	if lines == "" {
 		t.Skip("BACKFILL says not how many lines to measure with")
 	}
-	for _, limit := range []string{"5000", "50000"} {
+	for _, limit := range strings.SplitSeq(cmp.Or(os.Getenv("LIMITS"), "5000,50000"), ",") {
 		server, err := lab.StartLoki(t.Context(), lab.LokiOptions{Limits: map[string]string{"max_entries_limit_per_query": limit}})
 		if err != nil {
 			t.Fatal(err)
