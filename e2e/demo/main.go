@@ -130,19 +130,24 @@ func fleet() ([]*lab.Recording, error) {
 	return fleet, nil
 }
 
-// pushPast pushes what the fleet has logged, as if it had ended just now.
+// pushPast pushes what the fleet has logged, as if it had been attacked two
+// hours ago and just now. The first attack's findings are settled: whether an
+// attacker failed again after a restore shows in the ten minutes after it.
 func pushPast(ctx context.Context, lokiURL, tenant string, out io.Writer) error {
-	fleet, err := fleet()
-	if err != nil {
-		return err
-	}
 	lines, hosts := 0, 0
-	for _, r := range fleet {
-		past := r.EndAt(time.Now().Add(-2 * time.Second)).Lines()
-		if err := lab.Push(ctx, lokiURL, tenant, labels, past); err != nil {
+	for _, ago := range []time.Duration{2 * time.Hour, 2 * time.Second} {
+		fleet, err := fleet()
+		if err != nil {
 			return err
 		}
-		lines, hosts = lines+len(past), hosts+len(r.Hosts)
+		hosts = 0
+		for _, r := range fleet {
+			past := r.EndAt(time.Now().Add(-ago)).Lines()
+			if err := lab.Push(ctx, lokiURL, tenant, labels, past); err != nil {
+				return err
+			}
+			lines, hosts = lines+len(past), hosts+len(r.Hosts)
+		}
 	}
 	fmt.Fprintf(out, "pushed %d lines of %d hosts into Loki\n", lines, hosts)
 	return nil
@@ -326,7 +331,7 @@ func check(ctx context.Context, loki, exporter, prometheus *lab.Server) error {
 			return errors.New("no true bans in Prometheus")
 		}
 		now := time.Now()
-		findings, err := lab.QueryLoki(ctx, loki.URL, "", findingsQuery, now.Add(-time.Hour), now)
+		findings, err := lab.QueryLoki(ctx, loki.URL, "", findingsQuery, now.Add(-findingsRange), now)
 		if err != nil {
 			return err
 		}
@@ -336,6 +341,9 @@ func check(ctx context.Context, loki, exporter, prometheus *lab.Server) error {
 		return nil
 	})
 }
+
+// findingsRange is how far back the demo's findings lie.
+const findingsRange = 3 * time.Hour
 
 const findingsQuery = `{job="fail2ban-loki-exporter"} | finding="restore"`
 
@@ -353,7 +361,7 @@ func summary(ctx context.Context, bin, config, dir string, out io.Writer) error 
 func tellAddresses(out io.Writer, loki, exporter, prometheus *lab.Server, config string) {
 	const expr = "sum by (host) (fail2ban_bans_total) or sum by (cause) (fail2ban_restored_bans_total)"
 	graph := prometheus.URL + "/query?" + url.Values{"g0.expr": {expr}, "g0.tab": {"table"}}.Encode()
-	findings := loki.URL + "/loki/api/v1/query_range?" + url.Values{"query": {findingsQuery}}.Encode()
+	findings := loki.URL + "/loki/api/v1/query_range?" + url.Values{"query": {findingsQuery}, "since": {"3h"}}.Encode()
 	fmt.Fprintf(out, `
 The exporter     %s
   its metrics    %s/metrics
