@@ -56,7 +56,7 @@ func TestBackfill(t *testing.T) {
 	if lines == "" {
 		t.Skip("BACKFILL says not how many lines to measure with")
 	}
-	for _, limit := range strings.SplitSeq(cmp.Or(os.Getenv("LIMITS"), "5000,50000"), ",") {
+	for limit := range strings.SplitSeq(cmp.Or(os.Getenv("LIMITS"), "5000,50000"), ",") {
 		server, err := lab.StartLoki(t.Context(), lab.LokiOptions{Limits: map[string]string{"max_entries_limit_per_query": limit}})
 		if err != nil {
 			t.Fatal(err)
