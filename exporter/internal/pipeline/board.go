@@ -24,6 +24,8 @@ type Board struct {
 
 	// Watch, where set, is shown what the ranking is told.
 	Watch func(correlate.Observation, offender.Place)
+	// Ignore, where set, names ids that are not ranked.
+	Ignore func(id string) bool
 }
 
 // ranking is a board with what keeps its users apart.
@@ -39,7 +41,9 @@ func newRanking(o offender.Options) *ranking { return &ranking{board: offender.N
 
 // For gives the Board through which one source tells the ranking. Hosts of the
 // same name in two sources are two hosts.
-func (b *Board) For(source string) *Board { return &Board{all: b.all, source: source, Watch: b.Watch} }
+func (b *Board) For(source string) *Board {
+	return &Board{all: b.all, source: source, Watch: b.Watch, Ignore: b.Ignore}
+}
 
 // Tell makes findings of the ranking: of each id that becomes a repeat or a
 // persistent offender, and of the first top ids at each full hour.
@@ -54,6 +58,9 @@ func (b *Board) Tell(top int, only bool, o offender.Options) {
 }
 
 func (b *Board) observe(ob correlate.Observation) {
+	if b.Ignore != nil && b.Ignore(ob.ID) {
+		return
+	}
 	p := offender.Place{Source: b.source, Host: ob.Host, Jail: ob.Jail}
 	if b.Watch != nil {
 		b.Watch(ob, p)
