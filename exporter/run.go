@@ -98,6 +98,7 @@ func (r *runCommand) run(ctx context.Context, log *slog.Logger, std stdio) error
 type daemon struct {
 	cfg       *config.Config
 	log       *slog.Logger
+	once      bool
 	registry  *prometheus.Registry
 	self      *publish.Self
 	metrics   *publish.Metrics
@@ -149,7 +150,7 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 }
 
 func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
-	d := &daemon{cfg: cfg, log: log, registry: prometheus.NewRegistry(), board: pipeline.NewBoard(offenderOptions(cfg)), status: make([]pipeline.Status, len(cfg.Sources))}
+	d := &daemon{cfg: cfg, log: log, once: once, registry: prometheus.NewRegistry(), board: pipeline.NewBoard(offenderOptions(cfg)), status: make([]pipeline.Status, len(cfg.Sources))}
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.self = publish.NewSelf(d.registry)
 	d.metrics = publish.NewMetrics(publish.MetricsOptions{
@@ -160,7 +161,7 @@ func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error)
 	d.self.ConfigReloadTime.SetToCurrentTime()
 	d.self.CatchingUp.Set(1)
 	for i := range cfg.Sources {
-		if err := d.addSource(i, once); err != nil {
+		if err := d.addSource(i); err != nil {
 			return nil, err
 		}
 	}
@@ -174,7 +175,7 @@ func detail(s string) string {
 	return s
 }
 
-func (d *daemon) addSource(i int, once bool) error {
+func (d *daemon) addSource(i int) error {
 	s := &d.cfg.Sources[i]
 	client, err := newLokiClient(s, d.log, d.self)
 	if err != nil {
@@ -195,24 +196,36 @@ func (d *daemon) addSource(i int, once bool) error {
 	}
 	o := correlateOptions(d.cfg)
 	o.Open = len(sinks) > 0
+	store, err := d.store(s)
+	if err != nil {
+		return err
+	}
 	board := d.board.For(s.Name)
+	if len(d.cfg.Sources) > 1 && (len(sinks) > 0 || store != nil) {
+		board.Separate(offenderOptions(d.cfg))
+	}
 	if len(sinks) > 0 {
-		board.Tell(d.cfg.Metrics.TopOffenders, len(d.cfg.Sources) == 1, offenderOptions(d.cfg))
+		board.Tell(d.cfg.Metrics.TopOffenders)
 	}
 	samples := newSampler(d.log)
-	feed := pipeline.NewFeed(pipeline.FeedOptions{
+	feedOptions := pipeline.FeedOptions{
 		Correlate: o, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
 		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
 		Unparsed: samples.unparsed,
-	})
+	}
+	saved := d.resume(s.Name, store, feedOptions, time.Duration(s.Lookback))
+	feed := pipeline.NewFeed(feedOptions)
+	if saved != nil {
+		feed = saved.Feed
+	}
 	d.status[i] = pipeline.Status{Source: s.Name}
 	lag := time.Duration(s.Lag)
-	if once {
+	if d.once {
 		lag = 0
 	}
 	d.followers = append(d.followers, pipeline.NewFollower(pipeline.FollowOptions{
 		Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
-		Once: once, Query: s.Query, Fatal: final,
+		Once: d.once, Query: s.Query, Fatal: final, Store: store, Resume: saved,
 	}, newLokiSource(s, client), feed, sinks, d.log, func(st pipeline.Status) { d.progress(i, st) }))
 	return nil
 }

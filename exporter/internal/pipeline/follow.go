@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
@@ -44,6 +45,11 @@ type FollowOptions struct {
 	Once bool
 	// Query is named in messages.
 	Query string
+	// Store, where set, keeps the state. It is not used with Once, which
+	// settles what a longer log would not have settled yet.
+	Store *Store
+	// Resume is where to go on, as Store.Load gave it; nil begins with the past.
+	Resume *Saved
 	// Fatal tells errors that no retry can mend.
 	Fatal func(error) bool
 }
@@ -72,7 +78,9 @@ type Follower struct {
 	progress func(Status)
 
 	cursor, from, started time.Time
+	counts                map[string]uint64 // of lines by result
 	lines                 uint64
+	behind                bool // the feed knows more than the sinks have taken
 	pending               []correlate.Finding
 	ranked                []offender.Finding // pending, too
 	complained            time.Time
@@ -84,10 +92,17 @@ func NewFollower(o FollowOptions, s Source, f *Feed, sinks []Sink, log *slog.Log
 	if o.Window == 0 {
 		o.Window = 24 * time.Hour
 	}
-	w := &Follower{o: o, source: s, feed: f, sinks: sinks, log: log, progress: progress}
+	w := &Follower{o: o, source: s, feed: f, sinks: sinks, log: log, progress: progress, counts: map[string]uint64{}}
+	if r := o.Resume; r != nil {
+		maps.Copy(w.counts, r.Counts)
+		for _, n := range r.Counts {
+			w.lines += n
+		}
+	}
 	count := f.o.Count
 	f.o.Count = func(result string) {
 		w.lines++
+		w.counts[result]++
 		if count != nil {
 			count(result)
 		}
@@ -101,6 +116,10 @@ func (w *Follower) Run(ctx context.Context) error {
 	w.started = time.Now()
 	w.from = w.started.Add(-w.o.Lookback)
 	w.cursor = w.from
+	if r := w.o.Resume; r != nil {
+		w.cursor, w.from, w.begun = r.Cursor, r.From, true
+	}
+	defer w.leave()
 	for {
 		err := w.catchUp(ctx)
 		switch {
@@ -133,6 +152,7 @@ func (w *Follower) catchUp(ctx context.Context) error {
 		if w.feed.o.Board != nil {
 			w.feed.o.Board.upTo(to)
 		}
+		w.behind = true
 		if err := w.feed.Read(ctx, w.source, w.cursor, to); err != nil {
 			w.tell(err, false)
 			return fmt.Errorf("source %s: %w", w.o.Name, err)
@@ -141,10 +161,33 @@ func (w *Follower) catchUp(ctx context.Context) error {
 		if !to.Before(end) {
 			w.passSilence(end)
 		}
-		_ = w.publish(ctx) // logged; offered again with the next window
+		w.behind = w.publish(ctx) != nil // logged; offered again with the next window
+		w.save(false)
 		w.tell(nil, !to.Before(end))
 	}
 	return nil
+}
+
+// save keeps the state where it is time to, or at the end. What the sinks have
+// not taken yet must be found again after a kill: until then the last state
+// stands.
+func (w *Follower) save(last bool) {
+	st := w.o.Store
+	if st == nil || w.o.Once || w.behind || !last && !st.due(time.Now()) {
+		return
+	}
+	st.save(stateHead{Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts}, w.feed, last)
+}
+
+// leave ends the following.
+func (w *Follower) leave() {
+	if w.o.Store == nil {
+		return
+	}
+	if w.begun {
+		w.save(true)
+	}
+	w.o.Store.wait()
 }
 
 // passSilence lets the log time of silent hosts pass.
