@@ -98,6 +98,7 @@ func (r *runCommand) run(ctx context.Context, log *slog.Logger, std stdio) error
 type daemon struct {
 	cfg       *config.Config
 	log       *slog.Logger
+	once      bool
 	registry  *prometheus.Registry
 	self      *publish.Self
 	metrics   *publish.Metrics
@@ -150,7 +151,7 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 }
 
 func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
-	d := &daemon{cfg: cfg, log: log, registry: prometheus.NewRegistry(), board: pipeline.NewBoard(offenderOptions(cfg)), status: make([]pipeline.Status, len(cfg.Sources))}
+	d := &daemon{cfg: cfg, log: log, once: once, registry: prometheus.NewRegistry(), board: pipeline.NewBoard(offenderOptions(cfg)), status: make([]pipeline.Status, len(cfg.Sources))}
 	d.board.Ignore = within(cfg.Offenders.Ignore)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.self = publish.NewSelf(d.registry)
@@ -165,7 +166,7 @@ func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error)
 		return nil, err
 	}
 	for i := range cfg.Sources {
-		if err := d.addSource(i, once); err != nil {
+		if err := d.addSource(i); err != nil {
 			return nil, err
 		}
 	}
@@ -179,7 +180,7 @@ func detail(s string) string {
 	return s
 }
 
-func (d *daemon) addSource(i int, once bool) error {
+func (d *daemon) addSource(i int) error {
 	s := &d.cfg.Sources[i]
 	client, err := newLokiClient(s, d.log, d.self)
 	if err != nil {
@@ -197,24 +198,36 @@ func (d *daemon) addSource(i int, once bool) error {
 	sinks := d.sinksOf(s.Name)
 	o := correlateOptions(d.cfg)
 	o.Open = len(sinks) > 0
+	store, err := d.store(s)
+	if err != nil {
+		return err
+	}
 	board := d.board.For(s.Name)
+	if len(d.cfg.Sources) > 1 && (len(sinks) > 0 || store != nil) {
+		board.Separate(offenderOptions(d.cfg))
+	}
 	if len(sinks) > 0 {
-		board.Tell(d.cfg.Metrics.TopOffenders, len(d.cfg.Sources) == 1, offenderOptions(d.cfg))
+		board.Tell(d.cfg.Metrics.TopOffenders)
 	}
 	samples := newSampler(d.log)
-	feed := pipeline.NewFeed(pipeline.FeedOptions{
+	feedOptions := pipeline.FeedOptions{
 		Correlate: o, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
 		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
 		Unparsed: samples.unparsed,
-	})
+	}
+	saved := d.resume(s.Name, store, feedOptions, time.Duration(s.Lookback))
+	feed := pipeline.NewFeed(feedOptions)
+	if saved != nil {
+		feed = saved.Feed
+	}
 	d.status[i] = pipeline.Status{Source: s.Name}
 	lag := time.Duration(s.Lag)
-	if once {
+	if d.once {
 		lag = 0
 	}
 	d.followers = append(d.followers, pipeline.NewFollower(pipeline.FollowOptions{
 		Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
-		Once: once, Query: s.Query, Fatal: final,
+		Once: d.once, Query: s.Query, Fatal: final, Store: store, Resume: saved,
 	}, newLokiSource(s, client), feed, sinks, d.log, func(st pipeline.Status) { d.progress(i, st) }))
 	return nil
 }
@@ -257,10 +270,8 @@ func (d *daemon) sinksOf(source string) (sinks []pipeline.Sink) {
 	return sinks
 }
 
-// flushWait bounds how long the end of the program waits for the sinks. What
-// is not taken by then is found again by the next start.
-const flushWait = 5 * time.Second
-
+// follow reads all sources until the context ends, and lets the sinks run for
+// as long as the last of them needs to end.
 func (d *daemon) follow(ctx context.Context) error {
 	pushing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var sinks sync.WaitGroup
@@ -272,13 +283,6 @@ func (d *daemon) follow(ctx context.Context) error {
 		g.Go(func() error { return f.Run(reading) })
 	}
 	err := g.Wait()
-	flushing, done := context.WithTimeout(pushing, flushWait)
-	defer done()
-	for _, s := range d.sinks {
-		if err := s.Flush(flushing); err != nil {
-			d.log.Warn("ending before all findings were taken", "sink", s.Name(), "err", err)
-		}
-	}
 	stop()
 	sinks.Wait()
 	return err

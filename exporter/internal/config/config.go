@@ -33,6 +33,14 @@ type Config struct {
 	Offenders Offenders `yaml:"offenders"`
 	Metrics   Metrics   `yaml:"metrics"`
 	Privacy   Privacy   `yaml:"privacy"`
+	State     State     `yaml:"state"`
+}
+
+// State is where the daemon keeps what it has come to.
+type State struct {
+	Path           string         `yaml:"path"`
+	SaveInterval   model.Duration `yaml:"save_interval"`
+	MaxTrackedKeys int            `yaml:"max_tracked_keys"`
 }
 
 // Source is one query of one Loki: where fail2ban's logs are read.
@@ -240,12 +248,13 @@ var (
 		Campaigns: Campaigns{Window: model.Duration(20 * time.Minute), IDs: 5, Networks: 3},
 		Advice:    Advice{Cover: 0.8, MinEnds: 20, MinReoffences: 5, MinShare: 0.1},
 	}
+	DefaultState   = State{SaveInterval: model.Duration(time.Minute), MaxTrackedKeys: 2_000_000}
 	DefaultMetrics = Metrics{Detail: "auto", MaxHosts: 5000, MaxJails: 200, TopOffenders: 50, TopNetworks: 20}
 )
 
 // Default is the configuration of an empty file, were one allowed.
 func Default() Config {
-	return Config{Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, Privacy: DefaultPrivacy}
+	return Config{Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, Privacy: DefaultPrivacy, State: DefaultState}
 }
 
 func days(n int) model.Duration { return model.Duration(time.Duration(n) * 24 * time.Hour) }
@@ -429,6 +438,13 @@ func (m *Metrics) UnmarshalYAML(unmarshal func(any) error) error {
 	return unmarshal((*plain)(m))
 }
 
+// UnmarshalYAML sets the defaults first.
+func (s *State) UnmarshalYAML(unmarshal func(any) error) error {
+	*s = DefaultState
+	type plain State
+	return unmarshal((*plain)(s))
+}
+
 func (c *Config) validate(v Validators) error {
 	if len(c.Sources) == 0 {
 		return errors.New("sources: there is none; name at least one Loki to read, see config.example.yaml")
@@ -456,7 +472,7 @@ func (c *Config) validate(v Validators) error {
 			return err
 		}
 	}
-	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate())
+	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate(), c.State.validate())
 }
 
 // FormatNamed gives the format of a name, nil for none.
@@ -695,6 +711,19 @@ func (m *Metrics) validate() error {
 	return nil
 }
 
+func (s *State) validate() error {
+	if s.SaveInterval <= 0 {
+		return errors.New("state.save_interval: it must be longer than 0; leave state.path away to keep no state")
+	}
+	if s.MaxTrackedKeys < minTrackedKeys {
+		return fmt.Errorf("state.max_tracked_keys: %d; give at least %d: a key takes about 250 bytes", s.MaxTrackedKeys, minTrackedKeys)
+	}
+	return nil
+}
+
+// minTrackedKeys is what even a small fleet needs to tell anything.
+const minTrackedKeys = 1000
+
 func checkURL(at string, u promconfig.URL) error {
 	if u.URL == nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return fmt.Errorf("%s.url: %q is not a URL of a server; give one like http://localhost:3100", at, u.Redacted())
@@ -721,6 +750,7 @@ func located(at string, err error) error {
 }
 
 func (c *Config) setDirectory(dir string) {
+	c.State.Path = promconfig.JoinDir(dir, c.State.Path)
 	for i := range c.Sources {
 		c.Sources[i].HTTP.SetDirectory(dir)
 	}

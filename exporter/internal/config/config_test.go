@@ -57,6 +57,8 @@ var invalid = map[string]string{
 	"campaign-window": `offenders.campaigns.window: 10s; give 1m to 12h`,
 	"campaign-ids":    `offenders.campaigns: 1 ids from 3 networks; give at least 2 ids from 1`,
 	"advice":          `offenders.advice.cover: 80; give a share above 0, up to 1`,
+	"save-interval":   `state.save_interval: it must be longer than 0; leave state.path away to keep no state`,
+	"tracked-keys":    `state.max_tracked_keys: 10; give at least 1000: a key takes about 250 bytes`,
 	"detail":          `metrics.detail: "ip"; give auto, fleet, host or jail`,
 	"format-none":     `sources[0].format: "mine" is no format; give auto, or the name of an entry of ` + "`formats`",
 	"format-name":     "formats[0].name: give a name of 1 to 256 bytes, for `format` of a source",

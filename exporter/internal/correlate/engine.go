@@ -133,10 +133,8 @@ func (e *Engine) Add(hostName string, ev *fail2ban.Event) {
 
 // Keys counts the ids in jails of hosts that state is kept of.
 func (e *Engine) Keys() (n int) {
-	for _, h := range e.hosts {
-		for _, j := range h.jails {
-			n += len(j.tracks)
-		}
+	for name := range e.hosts {
+		n += e.HostKeys(name)
 	}
 	return n
 }
@@ -156,12 +154,47 @@ func (e *Engine) Finish(at time.Time) {
 	}
 }
 
+// Part is an engine of some of the hosts, which stay this one's: to write them
+// apart and at once. Nothing may be added to either meanwhile.
+func (e *Engine) Part(hosts []string) *Engine {
+	p := &Engine{o: e.o, hosts: make(map[string]*host, len(hosts))}
+	for _, name := range hosts {
+		if h := e.hosts[name]; h != nil {
+			p.hosts[name] = h
+		}
+	}
+	return p
+}
+
+// Adopt takes over the hosts of another engine, in the place of its own of the
+// same names. The other one must not be used any more.
+func (e *Engine) Adopt(other *Engine) {
+	for name, h := range other.hosts {
+		h.e = e
+		e.hosts[name] = h
+	}
+	e.findings = append(e.findings, other.findings...)
+}
+
+// HostKeys counts the ids in jails of a host that state is kept of.
+func (e *Engine) HostKeys(hostName string) (n int) {
+	if h := e.hosts[hostName]; h != nil {
+		for _, j := range h.jails {
+			n += len(j.tracks)
+		}
+	}
+	return n
+}
+
 // Findings returns what was said since the last call. The slice is the caller's.
 func (e *Engine) Findings() []Finding {
 	f := e.findings
 	e.findings, e.usual = nil, len(f)
 	return f
 }
+
+// Pending counts the findings not yet taken.
+func (e *Engine) Pending() int { return len(e.findings) }
 
 // Newest is the newest log time over all hosts, zero before any event.
 func (e *Engine) Newest() time.Time {

@@ -12,7 +12,7 @@ func (e *Engine) Report(open bool) Report {
 
 func (h *host) report(open bool) HostReport {
 	out := HostReport{
-		Host: h.name, FirstLine: h.first.time(), LastLine: h.clock.time(), Version: h.version, Started: h.run.started.time(),
+		Host: h.name, FirstLine: h.first.time(), LastLine: max(h.last, h.lastOther).time(), Version: h.version, Started: h.run.started.time(),
 		Restarts: map[string]uint64{}, LifecycleLines: h.lifecycle, SettingsSeen: h.settings, Events: h.events,
 	}
 	for i, kind := range restartKinds {

@@ -17,6 +17,7 @@ type Board struct {
 	// What says the findings of the source, where somebody wants them. One
 	// goroutine alone uses it: that which reads the source.
 	own  *ranking // of this source alone; the same as all where there is no other
+	says bool
 	top  int
 	hour time.Time // the ranking has been told up to this one
 	end  time.Time // of what is read now: a stamp beyond is a clock gone wrong
@@ -35,26 +36,48 @@ type ranking struct {
 }
 
 // NewBoard makes an empty ranking.
-func NewBoard(o offender.Options) *Board { return &Board{all: newRanking(o)} }
+func NewBoard(o offender.Options) *Board {
+	r := newRanking(o)
+	return &Board{all: r, own: r}
+}
 
 func newRanking(o offender.Options) *ranking { return &ranking{board: offender.NewBoard(o)} }
 
 // For gives the Board through which one source tells the ranking. Hosts of the
 // same name in two sources are two hosts.
 func (b *Board) For(source string) *Board {
-	return &Board{all: b.all, source: source, Watch: b.Watch, Ignore: b.Ignore}
+	return &Board{all: b.all, own: b.all, source: source, Watch: b.Watch, Ignore: b.Ignore}
 }
 
 // Tell makes findings of the ranking: of each id that becomes a repeat or a
 // persistent offender, and of the first top ids at each full hour.
 //
 // They are about this source alone, so that they depend on nothing but its
-// log. Where it is not the only one, o makes a ranking of its own for them.
-func (b *Board) Tell(top int, only bool, o offender.Options) {
-	b.top, b.own = top, b.all
-	if !only {
-		b.own = newRanking(o)
+// log: where it is not the only one, Separate comes first.
+func (b *Board) Tell(top int) { b.top, b.says = top, true }
+
+// Separate gives the source a ranking of its own beside that of all: for its
+// findings and for its state, neither of which may depend on another source.
+func (b *Board) Separate(o offender.Options) { b.own = newRanking(o) }
+
+// takeOver goes on from what the ranking of this source was.
+func (b *Board) takeOver(board *offender.Board, hour time.Time) {
+	b.hour = hour
+	b.all.mu.Lock()
+	defer b.all.mu.Unlock()
+	if b.own == b.all {
+		b.all.board = board
+		return
 	}
+	b.own.board = board
+	b.all.board.Merge(board)
+}
+
+// freezeOwn is a copy of the source's own ranking.
+func (b *Board) freezeOwn() *offender.Board {
+	b.own.mu.Lock()
+	defer b.own.mu.Unlock()
+	return b.own.board.Freeze()
 }
 
 func (b *Board) observe(ob correlate.Observation) {
@@ -65,10 +88,10 @@ func (b *Board) observe(ob correlate.Observation) {
 	if b.Watch != nil {
 		b.Watch(ob, p)
 	}
-	if b.own != nil && b.own != b.all {
-		b.tell(b.own, &ob, p, true)
+	if b.own != b.all {
+		b.tell(b.own, &ob, p, b.says)
 	}
-	b.tell(b.all, &ob, p, b.own == b.all)
+	b.tell(b.all, &ob, p, b.says && b.own == b.all)
 }
 
 // tell tells a ranking one fact, and makes the findings that follow from it.

@@ -203,7 +203,10 @@ func TestRankingFindings(t *testing.T) {
 		for _, window := range []time.Duration{time.Hour, 7 * time.Second, time.Second} {
 			all := NewBoard(offender.Options{})
 			b := all.For("loki")
-			b.Tell(5, window != time.Second, offender.Options{}) // alone, or as one of several
+			b.Tell(5)
+			if window == time.Second { // as one of several
+				b.Separate(offender.Options{})
+			}
 			f := NewFeed(FeedOptions{Board: b, Zone: utc, Parser: fail2ban.Options{Newest: lines[0].At.Add(24 * time.Hour)}})
 			ranked, reached = nil, nil
 			for from := lines[0].At; !from.After(lines[len(lines)-1].At); from = from.Add(window) {
@@ -271,7 +274,7 @@ func TestRankingFindings(t *testing.T) {
 // A host whose clock runs ahead does not end the hour of all.
 func TestClockAhead(t *testing.T) {
 	b := NewBoard(offender.Options{}).For("loki")
-	b.Tell(5, true, offender.Options{})
+	b.Tell(5)
 	lines := recorded(t, "soak")
 	b.upTo(lines[0].At.Add(time.Hour))
 	f := NewFeed(FeedOptions{Board: b, Zone: utc})

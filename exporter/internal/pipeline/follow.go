@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
@@ -45,6 +46,11 @@ type FollowOptions struct {
 	Once bool
 	// Query is named in messages.
 	Query string
+	// Store, where set, keeps the state. It is not used with Once, which
+	// settles what a longer log would not have settled yet.
+	Store *Store
+	// Resume is where to go on, as Store.Load gave it; nil begins with the past.
+	Resume *Saved
 	// Fatal tells errors that no retry can mend.
 	Fatal func(error) bool
 }
@@ -73,7 +79,9 @@ type Follower struct {
 	progress func(Status)
 
 	cursor, from, started time.Time
+	counts                map[string]uint64 // of lines by result
 	lines                 uint64
+	reading               bool // the feed is in the midst of a window
 	complained            time.Time
 	begun                 bool // a window has been read
 }
@@ -83,10 +91,17 @@ func NewFollower(o FollowOptions, s Source, f *Feed, sinks []Sink, log *slog.Log
 	if o.Window == 0 {
 		o.Window = 24 * time.Hour
 	}
-	w := &Follower{o: o, source: s, feed: f, sinks: sinks, log: log, progress: progress}
+	w := &Follower{o: o, source: s, feed: f, sinks: sinks, log: log, progress: progress, counts: map[string]uint64{}}
+	if r := o.Resume; r != nil {
+		maps.Copy(w.counts, r.Counts)
+		for _, n := range r.Counts {
+			w.lines += n
+		}
+	}
 	count := f.o.Count
 	f.o.Count = func(result string) {
 		w.lines++
+		w.counts[result]++
 		if count != nil {
 			count(result)
 		}
@@ -100,6 +115,10 @@ func (w *Follower) Run(ctx context.Context) error {
 	w.started = time.Now()
 	w.from = w.started.Add(-w.o.Lookback)
 	w.cursor = w.from
+	if r := w.o.Resume; r != nil {
+		w.cursor, w.from, w.begun = r.Cursor, r.From, true
+	}
+	defer w.leave(ctx)
 	for {
 		err := w.catchUp(ctx)
 		switch {
@@ -129,14 +148,16 @@ func (w *Follower) catchUp(ctx context.Context) error {
 		if to.After(end) {
 			to = end
 		}
+		w.save(false) // here the sinks have had the time of a poll to take what was found
 		if w.feed.o.Board != nil {
 			w.feed.o.Board.upTo(to)
 		}
+		w.reading = true
 		if err := w.feed.Read(ctx, w.source, w.cursor, to); err != nil {
 			w.tell(err, false)
 			return fmt.Errorf("source %s: %w", w.o.Name, err)
 		}
-		w.cursor, w.begun = to, true
+		w.cursor, w.begun, w.reading = to, true, false
 		if !to.Before(end) {
 			w.passSilence(end)
 		}
@@ -144,6 +165,38 @@ func (w *Follower) catchUp(ctx context.Context) error {
 		w.tell(nil, !to.Before(end))
 	}
 	return nil
+}
+
+// save keeps the state where it is time to, or at the end. What the sinks have
+// not taken yet must be found again after a kill: until then the last state
+// stands.
+func (w *Follower) save(last bool) {
+	st := w.o.Store
+	if st == nil || w.o.Once || !w.begun || w.reading || w.Committed().Before(w.cursor) || !last && !st.due(time.Now()) {
+		return
+	}
+	st.save(stateHead{Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts}, w.feed, last)
+}
+
+// leaveWait bounds how long the end waits for the sinks. What is not taken by
+// then is found again by the next start.
+const leaveWait = 5 * time.Second
+
+// leave ends the following.
+func (w *Follower) leave(ctx context.Context) {
+	if w.o.Once {
+		return // finish has waited
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWait)
+	defer cancel()
+	if err := w.flush(ctx); err != nil {
+		w.log.WarnContext(ctx, "ending before all findings were taken", "source_name", w.o.Name, "err", err)
+	}
+	if w.o.Store == nil {
+		return
+	}
+	w.save(true)
+	w.o.Store.wait()
 }
 
 // passSilence lets the log time of silent hosts pass.
@@ -164,6 +217,11 @@ func (w *Follower) finish(ctx context.Context) error {
 	w.publish(ctx)
 	w.tell(nil, true)
 	w.complainOfSilence()
+	return w.flush(ctx)
+}
+
+// flush waits until the sinks have taken all.
+func (w *Follower) flush(ctx context.Context) error {
 	var errs []error
 	for _, s := range w.sinks {
 		if err := s.Flush(ctx); err != nil {

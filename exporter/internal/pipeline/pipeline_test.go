@@ -180,6 +180,9 @@ func TestFollow(t *testing.T) {
 		if !w.Committed().Equal(last.Cursor) {
 			t.Errorf("committed %v, all was taken up to %v", w.Committed(), last.Cursor)
 		}
+		if got, want := last.Report.Hosts[0].LastLine, src.lines[len(src.lines)-1].At; !got.Equal(want) {
+			t.Errorf("the last line is said to be of %v, it is of %v: silence has none", got, want)
+		}
 		restores := 0
 		for _, f := range sink.got {
 			if f.Kind == correlate.FindingRestore {

@@ -10,6 +10,10 @@ import (
 // Results of lines: the values of `result` on fail2ban_exporter_lines_total.
 var lineResults = []string{"event", "other", "unparsed", "duplicate", "own"}
 
+// Results of saves: the values of `result` on
+// fail2ban_exporter_state_saves_total.
+var saveResults = []string{"ok", "failed", "skipped"}
+
 // Self is what the exporter says of itself. Who does the work sets it.
 type Self struct {
 	ConfigReloadOK   prometheus.Gauge       // 1 or 0
@@ -22,6 +26,10 @@ type Self struct {
 	Lag              prometheus.Gauge       // seconds
 	CatchingUp       prometheus.Gauge       // 1 or 0
 	TrackedKeys      prometheus.Gauge
+	EvictedKeys      prometheus.Counter
+	StateSaves       *prometheus.CounterVec // result
+	StateDuration    prometheus.Histogram   // seconds
+	StateRebuilt     prometheus.Gauge       // seconds since the epoch
 	SinkBatches      *prometheus.CounterVec // sink, result
 	SinkDropped      *prometheus.CounterVec // sink, reason
 	Series           *prometheus.GaugeVec   // metric
@@ -46,12 +54,19 @@ func NewSelf(reg prometheus.Registerer) *Self {
 			Name: selfPrefix + "loki_request_duration_seconds", Help: "How long requests to Loki took, in seconds.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
-		Lines:         prometheus.NewCounterVec(counter("lines_total", "Log lines read, by what became of them."), []string{"result"}),
-		UnnamedHosts:  prometheus.NewGauge(gauge("hosts_without_label", "Streams that no label gives a host, so that they go by their source's name.")),
-		Cursor:        prometheus.NewGauge(gauge("cursor_timestamp_seconds", "Up to when the log has been read and published, over all sources the least, in seconds since the epoch.")),
-		Lag:           prometheus.NewGauge(gauge("lag_seconds", "How far the cursor is behind now, in seconds.")),
-		CatchingUp:    prometheus.NewGauge(gauge("catching_up", "1 while the back-fill or an outage's backlog is being read, else 0.")),
-		TrackedKeys:   prometheus.NewGauge(gauge("tracked_keys", "Ids in jails of hosts that the correlation keeps state of.")),
+		Lines:        prometheus.NewCounterVec(counter("lines_total", "Log lines read, by what became of them."), []string{"result"}),
+		UnnamedHosts: prometheus.NewGauge(gauge("hosts_without_label", "Streams that no label gives a host, so that they go by their source's name.")),
+		Cursor:       prometheus.NewGauge(gauge("cursor_timestamp_seconds", "Up to when the log has been read and published, over all sources the least, in seconds since the epoch.")),
+		Lag:          prometheus.NewGauge(gauge("lag_seconds", "How far the cursor is behind now, in seconds.")),
+		CatchingUp:   prometheus.NewGauge(gauge("catching_up", "1 while the back-fill or an outage's backlog is being read, else 0.")),
+		TrackedKeys:  prometheus.NewGauge(gauge("tracked_keys", "Ids in jails of hosts that the correlation keeps state of.")),
+		EvictedKeys:  prometheus.NewCounter(counter("evicted_keys_total", "Ids in jails of hosts that were forgotten because max_tracked_keys was reached.")),
+		StateSaves:   prometheus.NewCounterVec(counter("state_saves_total", "Saves of the state file, by result."), []string{"result"}),
+		StateDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: selfPrefix + "state_save_duration_seconds", Help: "How long reading stood still for a save of the state file, in seconds.",
+			Buckets: []float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5},
+		}),
+		StateRebuilt:  prometheus.NewGauge(gauge("state_rebuilt_timestamp_seconds", "When the history was last read anew, for want of a state to go on from, in seconds since the epoch.")),
 		SinkBatches:   prometheus.NewCounterVec(counter("sink_batches_total", "Batches given to a sink, by result."), []string{"sink", "result"}),
 		SinkDropped:   prometheus.NewCounterVec(counter("sink_dropped_total", "Findings that a sink's server refused for good, by reason."), []string{"sink", "reason"}),
 		Series:        prometheus.NewGaugeVec(gauge("series", "Series served now, by metric."), []string{"metric"}),
@@ -60,8 +75,11 @@ func NewSelf(reg prometheus.Registerer) *Self {
 	for _, r := range lineResults {
 		s.Lines.WithLabelValues(r)
 	}
+	for _, r := range saveResults {
+		s.StateSaves.WithLabelValues(r)
+	}
 	reg.MustRegister(version.NewCollector("fail2ban_exporter"), s.ConfigReloadOK, s.ConfigReloadTime, s.LokiRequests, s.LokiDuration, s.Lines,
-		s.UnnamedHosts, s.Cursor, s.Lag, s.CatchingUp, s.TrackedKeys, s.SinkBatches, s.SinkDropped, s.Series, s.SeriesLimited)
+		s.UnnamedHosts, s.Cursor, s.Lag, s.CatchingUp, s.TrackedKeys, s.EvictedKeys, s.StateSaves, s.StateDuration, s.StateRebuilt, s.SinkBatches, s.SinkDropped, s.Series, s.SeriesLimited)
 	return s
 }
 
