@@ -211,7 +211,7 @@ func (d *daemon) addSource(i int) error {
 	}
 	samples := newSampler(d.log)
 	feedOptions := pipeline.FeedOptions{
-		Correlate: o, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
+		Correlate: o, Tally: true, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
 		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
 		Unparsed: samples.unparsed,
 	}
@@ -228,8 +228,17 @@ func (d *daemon) addSource(i int) error {
 	d.followers = append(d.followers, pipeline.NewFollower(pipeline.FollowOptions{
 		Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
 		Once: d.once, Query: s.Query, Fatal: final, Store: store, Resume: saved,
+		AuditWindow: time.Duration(s.AuditWindow), AuditInterval: time.Duration(s.AuditEvery),
+		Late:    func(lines int) { d.self.LateLines.Add(float64(lines)) },
+		Rebuilt: d.rebuilt,
 	}, newLokiSource(s, client), feed, sinks, d.log, func(st pipeline.Status) { d.progress(i, st) }))
 	return nil
+}
+
+// rebuilt notes that a history was read again.
+func (d *daemon) rebuilt(verdicts uint64) {
+	d.self.RevisedVerdicts.Add(float64(verdicts))
+	d.self.StateRebuilt.SetToCurrentTime()
 }
 
 // final tells errors that no waiting mends: a wrong query, tenant or password.
