@@ -32,6 +32,7 @@ type Config struct {
 	Correlate Correlate `yaml:"correlate"`
 	Offenders Offenders `yaml:"offenders"`
 	Metrics   Metrics   `yaml:"metrics"`
+	Enrich    Enrich    `yaml:"enrich"`
 	State     State     `yaml:"state"`
 }
 
@@ -246,7 +247,7 @@ var (
 
 // Default is the configuration of an empty file, were one allowed.
 func Default() Config {
-	return Config{Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, State: DefaultState}
+	return Config{Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, Enrich: DefaultEnrich, State: DefaultState}
 }
 
 func days(n int) model.Duration { return model.Duration(time.Duration(n) * 24 * time.Hour) }
@@ -464,7 +465,7 @@ func (c *Config) validate(v Validators) error {
 			return err
 		}
 	}
-	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.State.validate())
+	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Enrich.validate(), c.State.validate())
 }
 
 // FormatNamed gives the format of a name, nil for none.
@@ -739,6 +740,8 @@ func located(at string, err error) error {
 }
 
 func (c *Config) setDirectory(dir string) {
+	c.Enrich.CountryFile = promconfig.JoinDir(dir, c.Enrich.CountryFile)
+	c.Enrich.ASNFile = promconfig.JoinDir(dir, c.Enrich.ASNFile)
 	c.State.Path = promconfig.JoinDir(dir, c.State.Path)
 	for i := range c.Sources {
 		c.Sources[i].HTTP.SetDirectory(dir)
