@@ -175,6 +175,7 @@ func (r *reportCommand) rankFiles(job *reportJob) error {
 		return err
 	}
 	job.rankBy(withOrigins(offenderOptions(cfg), openOrigins(&cfg.Enrich, job.log)), adviceOptions(cfg))
+	job.board.Ignore = within(cfg.Offenders.Ignore)
 	return nil
 }
 
@@ -187,6 +188,7 @@ func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 		return err
 	}
 	job.rankBy(withOrigins(offenderOptions(cfg), openOrigins(&cfg.Enrich, job.log)), adviceOptions(cfg))
+	job.board.Ignore = within(cfg.Offenders.Ignore)
 	for i := range cfg.Sources {
 		s := &cfg.Sources[i]
 		s.Backoff = impatient(s.Backoff)

@@ -107,6 +107,7 @@ type daemon struct {
 	origins   *enrich.Files // nil for none
 	followers []*pipeline.Follower
 	clients   []*loki.Client
+	sinks     []*publish.LokiSink // of each of cfg.Clients
 
 	mu      sync.Mutex
 	status  []pipeline.Status
@@ -154,6 +155,7 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
 	d := &daemon{cfg: cfg, log: log, once: once, registry: prometheus.NewRegistry(), origins: openOrigins(&cfg.Enrich, log), status: make([]pipeline.Status, len(cfg.Sources))}
 	d.board = pipeline.NewBoard(d.ranking())
+	d.board.Ignore = within(cfg.Offenders.Ignore)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.self = publish.NewSelf(d.registry)
 	d.metrics = publish.NewMetrics(publish.MetricsOptions{
@@ -163,6 +165,9 @@ func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error)
 	d.self.ConfigReloadOK.Set(1)
 	d.self.ConfigReloadTime.SetToCurrentTime()
 	d.self.CatchingUp.Set(1)
+	if err := d.addSinks(); err != nil {
+		return nil, err
+	}
 	for i := range cfg.Sources {
 		if err := d.addSource(i); err != nil {
 			return nil, err
@@ -193,10 +198,7 @@ func (d *daemon) addSource(i int) error {
 	if err != nil {
 		return err
 	}
-	sinks, err := d.sinksOf(s.Name)
-	if err != nil {
-		return err
-	}
+	sinks := d.sinksOf(s.Name)
 	o := correlateOptions(d.cfg)
 	o.Open = len(sinks) > 0
 	store, err := d.store(s)
@@ -239,34 +241,54 @@ func final(err error) bool {
 	return errors.As(err, &e) && !e.Temporary()
 }
 
-func (d *daemon) sinksOf(source string) (sinks []pipeline.Sink, err error) {
+// addSinks makes a sink of each client.
+func (d *daemon) addSinks() error {
 	for i := range d.cfg.Clients {
 		c := &d.cfg.Clients[i]
-		if len(c.Sources) > 0 && !slices.Contains(c.Sources, source) {
-			continue
-		}
 		client, err := newPushClient(c, d.log)
 		if err != nil {
-			return nil, fmt.Errorf("clients[%d]: %w", i, err)
+			return fmt.Errorf("clients[%d]: %w", i, err)
 		}
 		d.clients = append(d.clients, client)
 		name := "loki"
 		if len(d.cfg.Clients) > 1 {
 			name = fmt.Sprintf("loki-%d", i)
 		}
-		sinks = append(sinks, publish.NewLokiSink(client, d.self.Count(publish.LokiOptions{
-			Name: name, Labels: c.ExternalLabels, BatchSize: c.BatchSize, NameSource: len(d.cfg.Sources) > 1,
+		d.sinks = append(d.sinks, publish.NewLokiSink(client, d.self.Count(publish.LokiOptions{
+			Name: name, Labels: c.ExternalLabels, BatchSize: c.BatchSize, BatchWait: time.Duration(c.BatchWait),
+			QueueSize: int(c.QueueSize), QueueWait: time.Duration(c.QueueWait), Pause: time.Duration(c.Backoff.MaxPeriod),
+			NameSource: len(d.cfg.Sources) > 1, Log: d.log,
 		})))
 	}
-	return sinks, nil
+	return nil
 }
 
-func (d *daemon) follow(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, f := range d.followers {
-		g.Go(func() error { return f.Run(ctx) })
+// sinksOf gives the sinks that a source's findings go to.
+func (d *daemon) sinksOf(source string) (sinks []pipeline.Sink) {
+	for i, s := range d.sinks {
+		if only := d.cfg.Clients[i].Sources; len(only) == 0 || slices.Contains(only, source) {
+			sinks = append(sinks, s)
+		}
 	}
-	return g.Wait()
+	return sinks
+}
+
+// follow reads all sources until the context ends, and lets the sinks run for
+// as long as the last of them needs to end.
+func (d *daemon) follow(ctx context.Context) error {
+	pushing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var sinks sync.WaitGroup
+	for _, s := range d.sinks {
+		sinks.Go(func() { s.Run(pushing) })
+	}
+	g, reading := errgroup.WithContext(ctx)
+	for _, f := range d.followers {
+		g.Go(func() error { return f.Run(reading) })
+	}
+	err := g.Wait()
+	stop()
+	sinks.Wait()
+	return err
 }
 
 // progress takes a source's state after a window and, once all have caught up,

@@ -33,6 +33,7 @@ type Config struct {
 	Offenders Offenders `yaml:"offenders"`
 	Metrics   Metrics   `yaml:"metrics"`
 	Enrich    Enrich    `yaml:"enrich"`
+	Privacy   Privacy   `yaml:"privacy"`
 	State     State     `yaml:"state"`
 }
 
@@ -98,6 +99,9 @@ type Client struct {
 	TenantID       string            `yaml:"tenant_id,omitempty"`
 	Sources        []string          `yaml:"sources,omitempty"`
 	BatchSize      int               `yaml:"batchsize"`
+	BatchWait      model.Duration    `yaml:"batchwait"`
+	QueueSize      Size              `yaml:"queue_size"`
+	QueueWait      model.Duration    `yaml:"queue_wait"`
 	Timeout        model.Duration    `yaml:"timeout"`
 	Backoff        Backoff           `yaml:"backoff_config"`
 	ExternalLabels map[string]string `yaml:"external_labels,omitempty"`
@@ -139,6 +143,8 @@ type Offenders struct {
 	PersistentBans int            `yaml:"persistent_bans"`
 	Window         model.Duration `yaml:"window"`
 	RecidiveJails  []string       `yaml:"recidive_jails"`
+	Ignore         []Prefix       `yaml:"ignore"`
+	Allow          []Prefix       `yaml:"allow"`
 	Score          Score          `yaml:"score"`
 	IPv4Prefix     int            `yaml:"ipv4_prefix"`
 	IPv6Prefixes   []int          `yaml:"ipv6_prefixes"`
@@ -180,6 +186,7 @@ type Metrics struct {
 	MaxJails     int    `yaml:"max_jails"`
 	TopOffenders int    `yaml:"top_offenders"`
 	TopNetworks  int    `yaml:"top_networks"`
+	CompatF2B    bool   `yaml:"compat_f2b"`
 }
 
 // Validators are checks that need what this package does not know.
@@ -226,7 +233,8 @@ var (
 		Backoff: DefaultBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
 	}
 	DefaultClient = Client{
-		BatchSize: 1 << 20, Timeout: model.Duration(10 * time.Second), Backoff: DefaultClientBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
+		BatchSize: 1 << 20, BatchWait: model.Duration(time.Second), QueueSize: Size(64 * units.MiB), QueueWait: model.Duration(10 * time.Second),
+		Timeout: model.Duration(10 * time.Second), Backoff: DefaultClientBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
 	}
 	DefaultFormat    = Format{TimeFormat: "auto", Timezone: "auto"}
 	DefaultCorrelate = Correlate{
@@ -235,7 +243,7 @@ var (
 		StopPause: model.Duration(2 * time.Second), BannedGrace: model.Duration(5 * time.Second),
 	}
 	DefaultOffenders = Offenders{
-		RepeatBans: 2, PersistentBans: 5, Window: days(30), RecidiveJails: []string{"recidive"},
+		RepeatBans: 2, PersistentBans: 5, Window: days(30), RecidiveJails: []string{"recidive"}, Ignore: []Prefix{}, Allow: []Prefix{},
 		Score:      Score{HalfLife: days(7), ReturnBonus: 0.5, ReturnHalfLife: days(1), ManualWeight: 1, HostFactor: 1, JailFactor: 0.5, Saturation: 4},
 		IPv4Prefix: 24, IPv6Prefixes: []int{48, 64},
 		Campaigns: Campaigns{Window: model.Duration(20 * time.Minute), IDs: 5, Networks: 3},
@@ -247,7 +255,10 @@ var (
 
 // Default is the configuration of an empty file, were one allowed.
 func Default() Config {
-	return Config{Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, Enrich: DefaultEnrich, State: DefaultState}
+	return Config{
+		Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, Privacy: DefaultPrivacy,
+		Enrich: DefaultEnrich, State: DefaultState,
+	}
 }
 
 func days(n int) model.Duration { return model.Duration(time.Duration(n) * 24 * time.Hour) }
@@ -465,7 +476,7 @@ func (c *Config) validate(v Validators) error {
 			return err
 		}
 	}
-	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Enrich.validate(), c.State.validate())
+	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate(), c.Enrich.validate(), c.State.validate())
 }
 
 // FormatNamed gives the format of a name, nil for none.
@@ -591,6 +602,9 @@ func (c *Client) validate(at string, sources map[string]int) error {
 	}
 	if c.BatchSize < 1024 {
 		return fmt.Errorf("%s.batchsize: %d bytes; give at least 1024", at, c.BatchSize)
+	}
+	if c.QueueSize < Size(c.BatchSize) {
+		return fmt.Errorf("%s.queue_size: %s; it must hold a batch, of %d bytes", at, c.QueueSize, c.BatchSize)
 	}
 	if c.Timeout <= 0 {
 		return fmt.Errorf("%s.timeout: it must be longer than 0", at)
@@ -749,6 +763,7 @@ func (c *Config) setDirectory(dir string) {
 	for i := range c.Clients {
 		c.Clients[i].HTTP.SetDirectory(dir)
 	}
+	c.Privacy.KeyFile = promconfig.JoinDir(dir, c.Privacy.KeyFile)
 }
 
 // String is the configuration as YAML, with its secrets masked.

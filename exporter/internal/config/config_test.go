@@ -37,6 +37,11 @@ var invalid = map[string]string{
 	"url-proxy":       `line 3: clients[0].proxy_url: not a valid URL: missing ']' in host`,
 	"client-url":      `clients[0].url: it is missing; give the Loki to push findings to, like http://localhost:3100`,
 	"client-source":   "clients[0].sources: \"b\" is no source; name entries of `sources`",
+	"client-queue":    `clients[0].queue_size: 1MiB; it must hold a batch, of 2097152 bytes`,
+	"network":         `line 3: offenders.ignore[1]: not a network: "10.0.0.0/33"; give one like 192.0.2.0/24, or an address`,
+	"privacy":         `privacy.metrics: "none"; give plain, truncate or hash`,
+	"privacy-key":     `privacy.report: hash needs privacy.key_file; without a key the hashes of all addresses are soon computed`,
+	"privacy-id":      `privacy.findings: truncate needs privacy.key_file too; without it finding_id would betray the address`,
 	"client-label":    `clients[0].external_labels: "a-b" is no label name`,
 	"backoff":         `sources[0].backoff_config: min_period must be longer than 0 and not longer than max_period`,
 	"auth":            `sources[0]: at most one of basic_auth, oauth2, bearer_token & bearer_token_file must be configured`,
@@ -135,6 +140,7 @@ func TestExampleIsComplete(t *testing.T) {
 	c.Formats = []Format{{Name: "x", Pattern: "x", Regexp: "x", TimeFormat: "auto", Timezone: "auto"}}
 	client := DefaultClient
 	client.URL, client.TenantID, client.Sources, client.ExternalLabels = mustURL("http://h"), "x", []string{"loki"}, map[string]string{"cluster": "x"}
+	c.Privacy.KeyFile = "x"
 	c.Clients = []Client{client}
 	for line := range strings.Lines(c.String()) {
 		key, _, ok := strings.Cut(strings.TrimLeft(line, " -"), ":")

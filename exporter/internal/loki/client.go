@@ -113,6 +113,7 @@ type Error struct {
 	Op     string // what was asked
 	Status int    // 0 where no answer came
 	Body   string // the first line of Loki's own words
+	Words  string // all of them, where the request asked for more than the first line
 	Err    error  // what went wrong without an answer
 	// RetryAfter is how long the server asks to be left alone.
 	RetryAfter time.Duration
@@ -176,6 +177,8 @@ type request struct {
 	query  url.Values
 	body   []byte
 	header map[string]string
+	// words is how much of an error's words are kept.
+	words int64
 	// most is how large a good answer may be; 0 for maxAnswer.
 	most int64
 	// read takes the body of a good answer.
@@ -258,7 +261,7 @@ func (c *Client) once(ctx context.Context, r *request) error {
 	defer resp.Body.Close()
 	code = strconv.Itoa(resp.StatusCode)
 	if resp.StatusCode/100 != 2 {
-		return refused(r.op, resp)
+		return refused(r, resp)
 	}
 	if r.read == nil {
 		return nil
@@ -323,10 +326,13 @@ func plain(err error) error {
 	return err
 }
 
-func refused(op string, resp *http.Response) *Error {
-	e := &Error{Op: op, Status: resp.StatusCode}
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxWords))
+func refused(r *request, resp *http.Response) *Error {
+	e := &Error{Op: r.op, Status: resp.StatusCode}
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, max(maxWords, r.words)))
 	e.Body = firstLine(string(body))
+	if int64(len(body)) < r.words { // what is cut tells no numbers
+		e.Words = string(body)
+	}
 	e.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
 	return e
 }

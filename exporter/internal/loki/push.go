@@ -62,9 +62,13 @@ func (c *Client) Push(ctx context.Context, streams []PushStream) error {
 	}
 	return c.do(ctx, &request{
 		op: fmt.Sprintf("push of %d entries", n), method: http.MethodPost, path: "/loki/api/v1/push", body: snappy.Encode(nil, raw),
-		header: map[string]string{"Content-Type": "application/x-protobuf"},
+		header: map[string]string{"Content-Type": "application/x-protobuf"}, words: maxPushWords,
 	})
 }
+
+// maxPushWords bounds what is read of a refusal: Loki has a sentence of some
+// 200 bytes for each entry.
+const maxPushWords = 16 << 20
 
 // ValidateQuery says in a user's words what is wrong with a log query.
 func ValidateQuery(query string) error {

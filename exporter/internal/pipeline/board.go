@@ -25,6 +25,8 @@ type Board struct {
 
 	// Watch, where set, is shown what the ranking is told.
 	Watch func(correlate.Observation, offender.Place)
+	// Ignore, where set, names ids that are not ranked.
+	Ignore func(id string) bool
 }
 
 // ranking is a board with what keeps its users apart.
@@ -44,7 +46,7 @@ func newRanking(o offender.Options) *ranking { return &ranking{board: offender.N
 // For gives the Board through which one source tells the ranking. Hosts of the
 // same name in two sources are two hosts.
 func (b *Board) For(source string) *Board {
-	return &Board{all: b.all, own: b.all, source: source, Watch: b.Watch}
+	return &Board{all: b.all, own: b.all, source: source, Watch: b.Watch, Ignore: b.Ignore}
 }
 
 // Tell makes findings of the ranking: of each id that becomes a repeat or a
@@ -79,6 +81,9 @@ func (b *Board) freezeOwn() *offender.Board {
 }
 
 func (b *Board) observe(ob correlate.Observation) {
+	if b.Ignore != nil && b.Ignore(ob.ID) {
+		return
+	}
 	p := offender.Place{Source: b.source, Host: ob.Host, Jail: ob.Jail}
 	if b.Watch != nil {
 		b.Watch(ob, p)

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"regexp"
 	"slices"
@@ -290,5 +291,29 @@ func TestClockAhead(t *testing.T) {
 		if x.Reached == offender.None && x.At.After(lines[len(lines)-1].At) {
 			t.Errorf("%+v", x)
 		}
+	}
+}
+
+// Who is ignored is in no ranking.
+func TestIgnored(t *testing.T) {
+	rank := func(ignore func(string) bool) map[string]bool {
+		b := NewBoard(offender.Options{})
+		b.Ignore = ignore
+		f := NewFeed(FeedOptions{Board: b.For("loki")})
+		for _, l := range recorded(t, "soak") {
+			f.Add(l)
+		}
+		f.Flush()
+		ids := map[string]bool{}
+		for _, o := range b.Rank(f.Engine().Newest(), 1000).Rows {
+			ids[o.ID] = true
+		}
+		return ids
+	}
+	all := rank(nil)
+	first := slices.Sorted(maps.Keys(all))[0]
+	some := rank(func(id string) bool { return id == first })
+	if len(all) < 2 || some[first] || len(some) != len(all)-1 {
+		t.Errorf("%d ranked, %d without %s", len(all), len(some), first)
 	}
 }

@@ -15,13 +15,14 @@ import (
 // Sink takes findings. It is idempotent: the same findings twice do no harm.
 type Sink interface {
 	Name() string
-	// Publish returns an error when the findings must be offered again.
-	Publish(ctx context.Context, source string, findings []correlate.Finding) error
-}
-
-// RankingSink is a Sink that takes the ranking's findings too.
-type RankingSink interface {
-	PublishRanking(ctx context.Context, source string, findings []offender.Finding) error
+	// Publish takes what was found in a source up to a time. It waits for no
+	// server that is slow or hangs: it keeps the findings and offers them again.
+	Publish(ctx context.Context, source string, upTo time.Time, findings []correlate.Finding, ranking []offender.Finding)
+	// Taken tells up to which time all that was found in a source has reached
+	// its end: the position from which a new start must read again.
+	Taken(source string) time.Time
+	// Flush waits until all has reached its end, or returns why it does not.
+	Flush(ctx context.Context) error
 }
 
 // FollowOptions say how a source is read. The zero value of a duration is not
@@ -80,9 +81,7 @@ type Follower struct {
 	cursor, from, started time.Time
 	counts                map[string]uint64 // of lines by result
 	lines                 uint64
-	behind                bool // the feed knows more than the sinks have taken
-	pending               []correlate.Finding
-	ranked                []offender.Finding // pending, too
+	reading               bool // the feed is in the midst of a window
 	complained            time.Time
 	begun                 bool // a window has been read
 }
@@ -119,7 +118,7 @@ func (w *Follower) Run(ctx context.Context) error {
 	if r := w.o.Resume; r != nil {
 		w.cursor, w.from, w.begun = r.Cursor, r.From, true
 	}
-	defer w.leave()
+	defer w.leave(ctx)
 	for {
 		err := w.catchUp(ctx)
 		switch {
@@ -149,20 +148,20 @@ func (w *Follower) catchUp(ctx context.Context) error {
 		if to.After(end) {
 			to = end
 		}
+		w.save(false) // here the sinks have had the time of a poll to take what was found
 		if w.feed.o.Board != nil {
 			w.feed.o.Board.upTo(to)
 		}
-		w.behind = true
+		w.reading = true
 		if err := w.feed.Read(ctx, w.source, w.cursor, to); err != nil {
 			w.tell(err, false)
 			return fmt.Errorf("source %s: %w", w.o.Name, err)
 		}
-		w.cursor, w.begun = to, true
+		w.cursor, w.begun, w.reading = to, true, false
 		if !to.Before(end) {
 			w.passSilence(end)
 		}
-		w.behind = w.publish(ctx) != nil // logged; offered again with the next window
-		w.save(false)
+		w.publish(ctx)
 		w.tell(nil, !to.Before(end))
 	}
 	return nil
@@ -173,20 +172,30 @@ func (w *Follower) catchUp(ctx context.Context) error {
 // stands.
 func (w *Follower) save(last bool) {
 	st := w.o.Store
-	if st == nil || w.o.Once || w.behind || !last && !st.due(time.Now()) {
+	if st == nil || w.o.Once || !w.begun || w.reading || w.Committed().Before(w.cursor) || !last && !st.due(time.Now()) {
 		return
 	}
 	st.save(stateHead{Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts}, w.feed, last)
 }
 
+// leaveWait bounds how long the end waits for the sinks. What is not taken by
+// then is found again by the next start.
+const leaveWait = 5 * time.Second
+
 // leave ends the following.
-func (w *Follower) leave() {
+func (w *Follower) leave(ctx context.Context) {
+	if w.o.Once {
+		return // finish has waited
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWait)
+	defer cancel()
+	if err := w.flush(ctx); err != nil {
+		w.log.WarnContext(ctx, "ending before all findings were taken", "source_name", w.o.Name, "err", err)
+	}
 	if w.o.Store == nil {
 		return
 	}
-	if w.begun {
-		w.save(true)
-	}
+	w.save(true)
 	w.o.Store.wait()
 }
 
@@ -205,52 +214,45 @@ func (w *Follower) passSilence(now time.Time) {
 func (w *Follower) finish(ctx context.Context) error {
 	e := w.feed.Engine()
 	e.Finish(e.Newest())
-	if err := w.publish(ctx); err != nil {
-		return err
-	}
+	w.publish(ctx)
 	w.tell(nil, true)
 	w.complainOfSilence()
-	return nil
+	return w.flush(ctx)
 }
 
-// maxPending bounds the findings kept while no sink takes them.
-const maxPending = 1 << 18
-
-// publish offers the findings to every sink. What a sink does not take is
-// offered again with the next window.
-func (w *Follower) publish(ctx context.Context) error {
-	w.pending = append(w.pending, w.feed.Engine().Findings()...)
-	err := offer(ctx, w, &w.pending, func(s Sink) error { return s.Publish(ctx, w.o.Name, w.pending) })
-	if b := w.feed.o.Board; b != nil {
-		w.ranked = append(w.ranked, b.Findings()...)
-	}
-	return errors.Join(err, offer(ctx, w, &w.ranked, func(s Sink) error {
-		if r, ok := s.(RankingSink); ok {
-			return r.PublishRanking(ctx, w.o.Name, w.ranked)
-		}
-		return nil
-	}))
-}
-
-// offer offers what is pending to every sink.
-func offer[T any](ctx context.Context, w *Follower, pending *[]T, take func(Sink) error) error {
-	if len(*pending) == 0 {
-		return nil
-	}
+// flush waits until the sinks have taken all.
+func (w *Follower) flush(ctx context.Context) error {
 	var errs []error
 	for _, s := range w.sinks {
-		if err := take(s); err != nil {
+		if err := s.Flush(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.Name(), err))
-			w.log.ErrorContext(ctx, "findings were not taken; they will be offered again", "sink", s.Name(), "findings", len(*pending), "err", err)
 		}
 	}
-	if len(errs) == 0 {
-		*pending = nil
-	} else if extra := len(*pending) - maxPending; extra > 0 {
-		w.log.ErrorContext(ctx, "findings dropped: no sink takes them", "findings", extra)
-		*pending = (*pending)[extra:]
-	}
 	return errors.Join(errs...)
+}
+
+// publish gives the findings to every sink.
+func (w *Follower) publish(ctx context.Context) {
+	findings := w.feed.Engine().Findings()
+	var ranking []offender.Finding
+	if b := w.feed.o.Board; b != nil {
+		ranking = b.Findings()
+	}
+	for _, s := range w.sinks {
+		s.Publish(ctx, w.o.Name, w.cursor, findings, ranking)
+	}
+}
+
+// Committed tells up to which time all sinks have taken what was found: a
+// position to begin from anew without losing a finding.
+func (w *Follower) Committed() time.Time {
+	at := w.cursor
+	for _, s := range w.sinks {
+		if taken := s.Taken(w.o.Name); taken.Before(at) {
+			at = taken
+		}
+	}
+	return at
 }
 
 func (w *Follower) tell(err error, caughtUp bool) {

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
+	"fail2ban-loki-exporter/exporter/internal/offender"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -123,25 +124,21 @@ func (s *tape) Lines(_ context.Context, from, to time.Time) iter.Seq2[Line, erro
 	}
 }
 
-// drain keeps the findings, and fails as told.
+// drain keeps the findings.
 type drain struct {
-	fail []error
 	got  []correlate.Finding
+	upTo time.Time
 }
 
 func (d *drain) Name() string { return "drain" }
 
-func (d *drain) Publish(_ context.Context, _ string, fs []correlate.Finding) error {
-	if len(d.fail) > 0 {
-		err := d.fail[0]
-		d.fail = d.fail[1:]
-		if err != nil {
-			return err
-		}
-	}
-	d.got = append(d.got, fs...)
-	return nil
+func (d *drain) Publish(_ context.Context, _ string, upTo time.Time, fs []correlate.Finding, _ []offender.Finding) {
+	d.upTo, d.got = upTo, append(d.got, fs...)
 }
+
+func (d *drain) Taken(string) time.Time { return d.upTo }
+
+func (d *drain) Flush(context.Context) error { return nil }
 
 // shifted moves a recording such that it begins at a time.
 func shifted(lines []Line, to time.Time) (out []Line) {
@@ -157,13 +154,13 @@ func shifted(lines []Line, to time.Time) (out []Line) {
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // The follower reads the past once and then what comes, each line once, in
-// half-open windows behind its lag; Loki's and the sink's failures lose nothing.
+// half-open windows behind its lag; Loki's failures lose nothing.
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		down := errors.New("down")
 		src := &tape{lines: shifted(recorded(t, "crash-kill9"), start.Add(-10*time.Second)), fail: []error{nil, down, down, nil}}
-		sink := &drain{fail: []error{down, nil, down}}
+		sink := &drain{}
 		lines := 0
 		feed := NewFeed(FeedOptions{Zone: func(string) *time.Location { return time.UTC }, Count: func(string) { lines++ }})
 		var last Status
@@ -179,6 +176,9 @@ func TestFollow(t *testing.T) {
 		}
 		if !last.CaughtUp || last.Err != nil || time.Since(last.Cursor) > 13*time.Second {
 			t.Errorf("%+v", last)
+		}
+		if !w.Committed().Equal(last.Cursor) {
+			t.Errorf("committed %v, all was taken up to %v", w.Committed(), last.Cursor)
 		}
 		if got, want := last.Report.Hosts[0].LastLine, src.lines[len(src.lines)-1].At; !got.Equal(want) {
 			t.Errorf("the last line is said to be of %v, it is of %v: silence has none", got, want)

@@ -27,6 +27,7 @@ type kept struct {
 	begin time.Time
 
 	said   map[string]int // what the sink holds, as Loki would: the same twice is one
+	upTo   time.Time
 	counts map[string]int
 	last   Status
 	board  *Board
@@ -35,19 +36,19 @@ type kept struct {
 
 func (k *kept) Name() string { return "kept" }
 
-func (k *kept) Publish(_ context.Context, _ string, fs []correlate.Finding) error {
+func (k *kept) Publish(_ context.Context, _ string, upTo time.Time, fs []correlate.Finding, ranking []offender.Finding) {
 	for _, x := range fs {
 		k.said[fmt.Sprintf("%s %s %s %s %s %+v %+v %+v %+v %+v", x.Kind, x.Time, x.Host, x.Jail, x.ID, x.Ban, x.Restore, x.Lost, x.Reoffence, x.Restart)]++
 	}
-	return nil
-}
-
-func (k *kept) PublishRanking(_ context.Context, _ string, fs []offender.Finding) error {
-	for _, x := range fs {
+	for _, x := range ranking {
 		k.said[fmt.Sprintf("%+v", x)]++
 	}
-	return nil
+	k.upTo = upTo
 }
+
+func (k *kept) Taken(string) time.Time { return k.upTo }
+
+func (k *kept) Flush(context.Context) error { return nil }
 
 // run starts the daemon and stops it after a time.
 func (k *kept) run(t *testing.T, fingerprint string, length time.Duration) {

@@ -3,9 +3,7 @@ package publish
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -47,7 +45,8 @@ func (r *recorder) String() string {
 
 func publish(t *testing.T, s *LokiSink, source string, fs []correlate.Finding) {
 	t.Helper()
-	if err := s.Publish(context.Background(), source, fs); err != nil {
+	s.Publish(context.Background(), source, at("23:00:00.000"), fs, nil)
+	if err := s.round(context.Background()); err != nil {
 		t.Fatalf("publish: %v", err)
 	}
 }
@@ -74,12 +73,11 @@ func TestFindingsAreStable(t *testing.T) {
 	var once, again recorder
 	publish(t, NewLokiSink(&once, LokiOptions{}), "main", given)
 	slices.Reverse(given)
-	sink := NewLokiSink(&again, LokiOptions{BatchSize: 1})
-	publish(t, sink, "main", given)
+	publish(t, NewLokiSink(&again, LokiOptions{BatchSize: 1}), "main", given)
 	if diff := cmp.Diff(entriesOf(&once), entriesOf(&again)); diff != "" {
 		t.Fatalf("entries (-once +again):\n%s", diff)
 	}
-	if len(once.pushes) != 1 || len(again.pushes) != len(given)-1 { // the event is not pushed
+	if len(once.pushes) != 2 || len(again.pushes) != len(given)-1 { // the event is not pushed
 		t.Fatalf("%d and %d pushes", len(once.pushes), len(again.pushes))
 	}
 }
@@ -222,66 +220,6 @@ func TestFindingID(t *testing.T) {
 	}
 }
 
-func TestPushErrors(t *testing.T) {
-	down := errors.New("connection refused")
-	for _, c := range []struct {
-		name    string
-		err     error
-		want    error
-		result  string
-		dropped map[string]int
-	}{
-		{name: "taken", result: BatchOK},
-		{name: "down", err: down, want: down, result: BatchFailed},
-		{name: "unauthorized", err: &loki.Error{Op: "push", Status: 401, Body: "no org id"}, want: new(loki.Error), result: BatchFailed},
-		{
-			name: "one too old", err: &loki.Error{Status: 400, Body: "entry for stream '{host=\"web1\"}' has timestamp too old: 2026-03-01T10:00:12Z, oldest acceptable timestamp is: 2026-03-02T10:00:00Z"},
-			result: BatchPartial, dropped: map[string]int{DroppedTooOld: 1},
-		},
-		{
-			name: "groups", err: fmt.Errorf("push: %w", &loki.Error{Status: 400, Body: "2 errors like: entry for stream '{}' has timestamp too new: 2027; 1 errors like: max entry size '262144' bytes exceeded for stream '{}' while adding an entry with length '300000' bytes; 3 errors like: entry for stream '{}' has timestamp too old: 2020, oldest acceptable timestamp is: 2026"}),
-			result: BatchPartial, dropped: map[string]int{DroppedTooNew: 2, DroppedTooLarge: 1, DroppedTooOld: 3},
-		},
-		{
-			name: "far behind", err: &loki.Error{Status: 400, Body: "entry with timestamp 2026-03-01 10:00:12 +0000 UTC ignored, reason: 'entry too far behind, entry timestamp is: 2026-03-01T10:00:12Z, oldest acceptable timestamp is: 2026-03-01T20:00:00Z',\nuser 'fake', total ignored: 7 out of 12 for stream: {host=\"web1\"}"},
-			result: BatchPartial, dropped: map[string]int{DroppedTooOld: 7},
-		},
-		{name: "rate", err: &loki.Error{Status: 400, Body: "ingestion rate limit exceeded for user fake"}, result: BatchPartial, dropped: map[string]int{DroppedRateLimited: 1}},
-		{name: "other", err: &loki.Error{Status: 400, Body: "teapot"}, result: BatchPartial, dropped: map[string]int{DroppedRejected: 12}},
-		{name: "liar", err: &loki.Error{Status: 400, Body: "total ignored: 99999999999999999999 out of 1"}, result: BatchPartial, dropped: map[string]int{DroppedRejected: 12}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			results, drops := map[string]int{}, map[string]int{}
-			sink := NewLokiSink(&recorder{err: c.err}, LokiOptions{Batch: func(r string) { results[r]++ }, Dropped: func(r string, n int) { drops[r] += n }})
-			err := sink.Publish(context.Background(), "main", findings())
-			var asLoki *loki.Error
-			if (err == nil) != (c.want == nil) || errors.Is(c.want, down) && !errors.Is(err, down) || c.want != nil && !errors.Is(c.want, down) && !errors.As(err, &asLoki) {
-				t.Fatalf("error %v, want %v", err, c.want)
-			}
-			if diff := cmp.Diff(map[string]int{c.result: 1}, results); diff != "" {
-				t.Fatalf("results (-want +got):\n%s", diff)
-			}
-			if !maps.Equal(drops, c.dropped) {
-				t.Fatalf("dropped %v, want %v", drops, c.dropped)
-			}
-		})
-	}
-}
-
-// Nothing to say is not pushed, and a refused batch does not stop the next.
-func TestPublishGoesOn(t *testing.T) {
-	var r recorder
-	publish(t, NewLokiSink(&r, LokiOptions{}), "main", findings()[len(findings())-1:])
-	if len(r.pushes) != 0 {
-		t.Fatalf("an event was pushed")
-	}
-	r.err = &loki.Error{Status: 400, Body: "too old"}
-	publish(t, NewLokiSink(&r, LokiOptions{BatchSize: 1}), "main", findings())
-	if len(r.pushes) != 12 {
-		t.Fatalf("%d pushes, want all 12", len(r.pushes))
-	}
-}
-
 func TestSourceInFindings(t *testing.T) {
 	var r recorder
 	publish(t, NewLokiSink(&r, LokiOptions{NameSource: true}), "dc 1", findings()[8:9])
@@ -322,9 +260,14 @@ func TestRankingFindings(t *testing.T) {
 	fs = append(fs, offender.Finding{At: at("21:00:00.250"), Reached: offender.Persistent, Row: reached})
 	var r recorder
 	o := LokiOptions{Labels: map[string]string{"env": "prod", "host": "mine"}, NameSource: true}
-	if err := NewLokiSink(&r, o).PublishRanking(context.Background(), "main", fs); err != nil {
-		t.Fatal(err)
+	tell := func(to *recorder) {
+		s := NewLokiSink(to, o)
+		s.Publish(context.Background(), "main", at("23:00:00.000"), nil, fs)
+		if err := s.round(context.Background()); err != nil {
+			t.Fatal(err)
+		}
 	}
+	tell(&r)
 	golden(t, "ranking.txt", r.String())
 
 	var again recorder
@@ -333,9 +276,7 @@ func TestRankingFindings(t *testing.T) {
 		fs[i].Row.BannedNow, fs[i].Row.BannedWhere = !fs[i].Row.BannedNow, nil
 	}
 	o.BatchSize = 1024
-	if err := NewLokiSink(&again, o).PublishRanking(context.Background(), "main", fs); err != nil {
-		t.Fatal(err)
-	}
+	tell(&again)
 	joined := strings.ReplaceAll(again.String(), "== push ==\nmap[env:prod job:"+Job+"]\n", "")
 	if want := strings.ReplaceAll(r.String(), "== push ==\nmap[env:prod job:"+Job+"]\n", ""); joined != want || len(again.pushes) < 4 {
 		t.Errorf("%d pushes: %s", len(again.pushes), cmp.Diff(want, joined))
