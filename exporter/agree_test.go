@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/csv"
 	"encoding/json"
@@ -214,7 +215,7 @@ func agree(t *testing.T, sources []map[string]string) {
 		}
 	}
 	config := filepath.Join(t.TempDir(), "config.yaml")
-	if err := os.WriteFile(config, []byte(text+"metrics: {top_offenders: 100000, top_networks: 100000}\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(text+originFile(t, atlas...)+"metrics: {top_offenders: 100000, top_networks: 100000}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := loadConfig(&common{configFile: config})
@@ -255,7 +256,7 @@ func agree(t *testing.T, sources []map[string]string) {
 		same("failures of "+r["id"]+" in events", float64(failed[r["id"]]), r["failures"])
 		same("bans of "+r["id"]+" in findings", float64(said["ban "+r["id"]]), r["bans"])
 		same("restores of "+r["id"]+" in findings", float64(said["restore "+r["id"]]), r["restores"])
-		if _, ok := metrics["fail2ban_offender_info{asn=,country=,ip="+r["id"]+",network="+r["network"]+"}"]; !ok {
+		if _, ok := metrics["fail2ban_offender_info{asn="+r["asn"]+",country="+r["country"]+",ip="+r["id"]+",network="+r["network"]+"}"]; !ok {
 			t.Errorf("no info of %s in %q", r["id"], r["network"])
 		}
 		if bans, _ := strconv.Atoi(r["bans"]); len(sources) == 1 && (said["repeat "+r["id"]] == 1) != (bans >= 2) || len(sources) == 1 && (said["persistent "+r["id"]] == 1) != (bans >= 5) {
@@ -313,6 +314,28 @@ func agree(t *testing.T, sources []map[string]string) {
 		}
 	}
 
+	var ofCountries float64
+	for series, n := range metrics {
+		if strings.HasPrefix(series, "fail2ban_country_bans_total{") {
+			ofCountries += n
+		}
+	}
+	byCountry := map[string]float64{}
+	for _, r := range offenders {
+		if n := number(r["bans"]); n > 0 {
+			byCountry[cmp.Or(r["country"], "unknown")] += n
+		}
+		if want := said["from "+r["id"]+" "+r["country"]+" "+r["asn"]]; len(sources) == 1 && number(r["bans"]) >= 2 && want == 0 {
+			t.Errorf("no finding says that %s is from %s, %s", r["id"], r["country"], r["asn"])
+		}
+	}
+	for country, n := range byCountry {
+		same("bans from "+country, metrics["fail2ban_country_bans_total{country="+country+"}"], strconv.FormatFloat(n, 'f', -1, 64))
+	}
+	if ofCountries != bans {
+		t.Errorf("%v bans of countries, %v of jails", ofCountries, bans)
+	}
+
 	var ofNetworks float64
 	networks := rowsOf(t, config, "networks")
 	for _, r := range networks {
@@ -347,6 +370,7 @@ func findingsOf(lokis []*fakeLoki) map[string]int {
 							out["a ranking with a host"]++
 						}
 						kind = l["state"]
+						out["from "+l["id"]+" "+l["country"]+" "+l["asn"]]++
 					case kind == "ban" && l["state"] != "open":
 						continue
 					}

@@ -174,7 +174,7 @@ func (r *reportCommand) rankFiles(job *reportJob) error {
 	if err != nil {
 		return err
 	}
-	job.rankBy(offenderOptions(cfg), adviceOptions(cfg))
+	job.rankBy(withOrigins(offenderOptions(cfg), openOrigins(&cfg.Enrich, job.log)), adviceOptions(cfg))
 	job.board.Ignore = within(cfg.Offenders.Ignore)
 	return nil
 }
@@ -187,7 +187,7 @@ func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 	if err != nil {
 		return err
 	}
-	job.rankBy(offenderOptions(cfg), adviceOptions(cfg))
+	job.rankBy(withOrigins(offenderOptions(cfg), openOrigins(&cfg.Enrich, job.log)), adviceOptions(cfg))
 	job.board.Ignore = within(cfg.Offenders.Ignore)
 	for i := range cfg.Sources {
 		s := &cfg.Sources[i]

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/config"
+	"fail2ban-loki-exporter/exporter/internal/enrich"
 	"fail2ban-loki-exporter/exporter/internal/loki"
 	"fail2ban-loki-exporter/exporter/internal/offender"
 	"fail2ban-loki-exporter/exporter/internal/pipeline"
@@ -103,6 +104,7 @@ type daemon struct {
 	self      *publish.Self
 	metrics   *publish.Metrics
 	board     *pipeline.Board
+	origins   *enrich.Files // nil for none
 	followers []*pipeline.Follower
 	clients   []*loki.Client
 	sinks     []*publish.LokiSink // of each of cfg.Clients
@@ -151,7 +153,8 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 }
 
 func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
-	d := &daemon{cfg: cfg, log: log, once: once, registry: prometheus.NewRegistry(), board: pipeline.NewBoard(offenderOptions(cfg)), status: make([]pipeline.Status, len(cfg.Sources))}
+	d := &daemon{cfg: cfg, log: log, once: once, registry: prometheus.NewRegistry(), origins: openOrigins(&cfg.Enrich, log), status: make([]pipeline.Status, len(cfg.Sources))}
+	d.board = pipeline.NewBoard(d.ranking())
 	d.board.Ignore = within(cfg.Offenders.Ignore)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.self = publish.NewSelf(d.registry)
@@ -204,7 +207,7 @@ func (d *daemon) addSource(i int) error {
 	}
 	board := d.board.For(s.Name)
 	if len(d.cfg.Sources) > 1 && (len(sinks) > 0 || store != nil) {
-		board.Separate(offenderOptions(d.cfg))
+		board.Separate(d.ranking())
 	}
 	if len(sinks) > 0 {
 		board.Tell(d.cfg.Metrics.TopOffenders)
@@ -333,11 +336,12 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 		d.self.CatchingUp.Set(1)
 		return
 	}
+	d.refreshOrigins(now)
 	ranking := d.board.Rank(now, d.cfg.Metrics.TopOffenders)
 	d.lookOut(now, sources)
 	d.metrics.Set(&publish.View{
 		At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true,
-		Networks: d.outlook.networks, Jails: d.outlook.jails,
+		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: d.board.Countries(),
 	})
 }
 

@@ -32,6 +32,7 @@ type Config struct {
 	Correlate Correlate `yaml:"correlate"`
 	Offenders Offenders `yaml:"offenders"`
 	Metrics   Metrics   `yaml:"metrics"`
+	Enrich    Enrich    `yaml:"enrich"`
 	Privacy   Privacy   `yaml:"privacy"`
 	State     State     `yaml:"state"`
 }
@@ -256,7 +257,10 @@ var (
 
 // Default is the configuration of an empty file, were one allowed.
 func Default() Config {
-	return Config{Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, Privacy: DefaultPrivacy, State: DefaultState}
+	return Config{
+		Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, Privacy: DefaultPrivacy,
+		Enrich: DefaultEnrich, State: DefaultState,
+	}
 }
 
 func days(n int) model.Duration { return model.Duration(time.Duration(n) * 24 * time.Hour) }
@@ -474,7 +478,7 @@ func (c *Config) validate(v Validators) error {
 			return err
 		}
 	}
-	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate(), c.State.validate())
+	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate(), c.Enrich.validate(), c.State.validate())
 }
 
 // FormatNamed gives the format of a name, nil for none.
@@ -752,6 +756,8 @@ func located(at string, err error) error {
 }
 
 func (c *Config) setDirectory(dir string) {
+	c.Enrich.CountryFile = promconfig.JoinDir(dir, c.Enrich.CountryFile)
+	c.Enrich.ASNFile = promconfig.JoinDir(dir, c.Enrich.ASNFile)
 	c.State.Path = promconfig.JoinDir(dir, c.State.Path)
 	for i := range c.Sources {
 		c.Sources[i].HTTP.SetDirectory(dir)

@@ -176,6 +176,14 @@ func (b *Board) Rank(now time.Time, top int) offender.Ranking {
 	return b.all.board.Rank(now, top)
 }
 
+// Countries gives the true bans over all sources by country; nil where no
+// origins are told.
+func (b *Board) Countries() map[string]uint64 {
+	b.all.mu.Lock()
+	defer b.all.mu.Unlock()
+	return b.all.board.Countries()
+}
+
 // Freeze gives a copy of the ranking over all sources, to compute on for long
 // while the sources go on.
 func (b *Board) Freeze() *offender.Board {
