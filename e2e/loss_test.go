@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -200,7 +200,7 @@ func newMeter(t *testing.T) *meter {
 	}
 	m := &meter{}
 	p := httputil.NewSingleHostReverseProxy(target)
-	p.ErrorLog = log.New(io.Discard, "", 0) // of requests that were given up
+	p.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0) // of requests that were given up
 	p.ModifyResponse = func(r *http.Response) error {
 		switch {
 		case strings.HasSuffix(r.Request.URL.Path, "/query_range"):
