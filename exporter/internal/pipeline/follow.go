@@ -51,6 +51,8 @@ type FollowOptions struct {
 	Store *Store
 	// Resume is where to go on, as Store.Load gave it; nil begins with the past.
 	Resume *Saved
+	// Recent, where set, keeps the newest restores.
+	Recent *Recent
 	// Fatal tells errors that no retry can mend.
 	Fatal func(error) bool
 }
@@ -117,6 +119,9 @@ func (w *Follower) Run(ctx context.Context) error {
 	w.cursor = w.from
 	if r := w.o.Resume; r != nil {
 		w.cursor, w.from, w.begun = r.Cursor, r.From, true
+		if w.o.Recent != nil {
+			w.o.Recent.takeOver(r.Restores)
+		}
 	}
 	defer w.leave(ctx)
 	for {
@@ -175,7 +180,7 @@ func (w *Follower) save(last bool) {
 	if st == nil || w.o.Once || !w.begun || w.reading || w.Committed().Before(w.cursor) || !last && !st.due(time.Now()) {
 		return
 	}
-	st.save(stateHead{Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts}, w.feed, last)
+	st.save(stateHead{Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts, Restores: w.o.Recent.all()}, w.feed, last)
 }
 
 // leaveWait bounds how long the end waits for the sinks. What is not taken by
@@ -234,6 +239,9 @@ func (w *Follower) flush(ctx context.Context) error {
 // publish gives the findings to every sink.
 func (w *Follower) publish(ctx context.Context) {
 	findings := w.feed.Engine().Findings()
+	if w.o.Recent != nil {
+		w.o.Recent.add(findings)
+	}
 	var ranking []offender.Finding
 	if b := w.feed.o.Board; b != nil {
 		ranking = b.Findings()
