@@ -15,6 +15,7 @@ import (
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/offender"
+	"fail2ban-loki-exporter/exporter/internal/pipeline"
 	"fail2ban-loki-exporter/exporter/internal/publish"
 
 	"github.com/klauspost/compress/gzhttp"
@@ -35,16 +36,32 @@ type apiView struct {
 
 // rank makes the ranking that metrics and API show. It is called by the
 // goroutine that reads source i, to whom that source's state belongs; where the
-// others have ids banned is as of their own last read.
-func (d *daemon) rank(i int, now time.Time) offender.Ranking {
+// others have ids banned is as of their own last read. While a history is read
+// again the last ranking stands.
+func (d *daemon) rank(i int, now time.Time) ranked {
+	if d.rebuilding() {
+		return d.ranked
+	}
 	r := d.board.Rank(now, max(d.cfg.Metrics.TopOffenders, d.cfg.API.MaxOffenders))
-	d.banned[i] = d.feeds[i].Engine().Banned(idsOf(r.Rows))
+	d.banned[i] = d.followers[i].Banned(idsOf(r.Rows))
 	for k := range d.banned {
 		sayBanned(r.Rows, sourceLabel(d.cfg.Sources[k].Name, len(d.banned)), d.banned[k])
 	}
 	d.api.Store(&apiView{at: now, rows: r.Rows[:min(len(r.Rows), d.cfg.API.MaxOffenders)]})
 	r.Rows = r.Rows[:min(len(r.Rows), d.cfg.Metrics.TopOffenders)]
-	return r
+	d.ranked = ranked{r, d.board.Countries()}
+	return d.ranked
+}
+
+// rebuilding tells whether a history is being read again.
+func (d *daemon) rebuilding() bool {
+	return slices.ContainsFunc(d.status, func(s pipeline.Status) bool { return s.Rebuilding })
+}
+
+// ranked is the ranking as metrics show it.
+type ranked struct {
+	offender.Ranking
+	countries map[string]uint64
 }
 
 // addAPI serves the API.

@@ -108,7 +108,6 @@ type daemon struct {
 	board     *pipeline.Board
 	origins   *enrich.Files // nil for none
 	followers []*pipeline.Follower
-	feeds     []*pipeline.Feed   // of each source; each belongs to the goroutine that reads it
 	recent    []*pipeline.Recent // of each source
 	clients   []*loki.Client
 	sinks     []*publish.LokiSink // of each of cfg.Clients
@@ -117,7 +116,8 @@ type daemon struct {
 	status  []pipeline.Status
 	outlook outlook
 	banned  []map[string][]correlate.Place // of each source, where ids of the ranking are banned now
-	api     atomic.Pointer[apiView]        // nil before all have caught up
+	ranked  ranked
+	api     atomic.Pointer[apiView] // nil before all have caught up
 	looking sync.WaitGroup
 }
 
@@ -135,7 +135,7 @@ const outlookEvery = time.Minute
 // lookOut has the outlook made anew where it is due: the first one at once,
 // the others beside what goes on, for the next view. It is called with d.mu.
 func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
-	if d.outlook.busy || now.Sub(d.outlook.made) < outlookEvery {
+	if d.outlook.busy || d.rebuilding() || now.Sub(d.outlook.made) < outlookEvery {
 		return
 	}
 	board := d.board.Freeze()
@@ -220,7 +220,7 @@ func (d *daemon) addSource(i int) error {
 	}
 	samples := newSampler(d.log)
 	feedOptions := pipeline.FeedOptions{
-		Correlate: o, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
+		Correlate: o, Tally: true, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
 		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
 		Unparsed: samples.unparsed,
 	}
@@ -235,12 +235,21 @@ func (d *daemon) addSource(i int) error {
 		lag = 0
 	}
 	recent := pipeline.NewRecent(d.cfg.API.MaxRestores)
-	d.feeds, d.recent = append(d.feeds, feed), append(d.recent, recent)
+	d.recent = append(d.recent, recent)
 	d.followers = append(d.followers, pipeline.NewFollower(pipeline.FollowOptions{
 		Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
 		Once: d.once, Query: s.Query, Fatal: final, Store: store, Resume: saved, Recent: recent,
+		AuditWindow: time.Duration(s.AuditWindow), AuditInterval: time.Duration(s.AuditEvery),
+		Late:    func(lines int) { d.self.LateLines.Add(float64(lines)) },
+		Rebuilt: d.rebuilt,
 	}, newLokiSource(s, client), feed, sinks, d.log, func(st pipeline.Status) { d.progress(i, st) }))
 	return nil
+}
+
+// rebuilt notes that a history was read again.
+func (d *daemon) rebuilt(verdicts uint64) {
+	d.self.RevisedVerdicts.Add(float64(verdicts))
+	d.self.StateRebuilt.SetToCurrentTime()
 }
 
 // final tells errors that no waiting mends: a wrong query, tenant or password.
@@ -340,7 +349,7 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 	d.lookOut(now, sources)
 	d.metrics.Set(&publish.View{
 		At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true,
-		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: d.board.Countries(),
+		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: ranking.countries,
 	})
 }
 

@@ -62,6 +62,8 @@ type Source struct {
 	Lag          model.Duration    `yaml:"lag"`
 	PollInterval model.Duration    `yaml:"poll_interval"`
 	MaxLateness  model.Duration    `yaml:"max_lateness"`
+	AuditWindow  model.Duration    `yaml:"audit_window"`
+	AuditEvery   model.Duration    `yaml:"audit_interval"`
 	PageSize     int               `yaml:"page_size"`
 	MaxParallel  int               `yaml:"max_parallel"`
 	MaxBuffer    Size              `yaml:"max_buffer"`
@@ -230,7 +232,7 @@ var (
 		HostLabels: []string{"host", "hostname", "nodename", "node_name", "node", "instance"},
 		Format:     AutoFormat, Fields: []string{"message", "msg", "log", "line", "MESSAGE", "body", "_entry"},
 		Timezone: "auto", Lookback: days(30), Lag: model.Duration(10 * time.Second), PollInterval: model.Duration(15 * time.Second),
-		MaxLateness: model.Duration(time.Hour), MaxParallel: 2, MaxBuffer: Size(64 * units.MiB), Timeout: model.Duration(time.Minute),
+		MaxLateness: model.Duration(time.Hour), AuditWindow: days(7), AuditEvery: model.Duration(15 * time.Minute), MaxParallel: 2, MaxBuffer: Size(64 * units.MiB), Timeout: model.Duration(time.Minute),
 		Backoff: DefaultBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
 	}
 	DefaultClient = Client{
@@ -578,7 +580,7 @@ func (s *Source) validate(at string, v Validators) error {
 	for _, d := range []struct {
 		key string
 		is  model.Duration
-	}{{"lookback", s.Lookback}, {"poll_interval", s.PollInterval}, {"timeout", s.Timeout}} {
+	}{{"lookback", s.Lookback}, {"poll_interval", s.PollInterval}, {"timeout", s.Timeout}, {"audit_interval", s.AuditEvery}} {
 		if d.is <= 0 {
 			return fmt.Errorf("%s.%s: it must be longer than 0", at, d.key)
 		}

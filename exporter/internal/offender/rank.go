@@ -127,6 +127,15 @@ func (b *Board) Countries() map[string]uint64 {
 	return maps.Clone(b.countries)
 }
 
+// AddCountries counts bans of countries that no fact told of.
+func (b *Board) AddCountries(more map[string]uint64) {
+	for country, n := range more {
+		if n > 0 {
+			b.countries[country] += n
+		}
+	}
+}
+
 // candidate is an id on its way into the ranking.
 type candidate struct {
 	e        *entry

@@ -12,6 +12,8 @@ type Recent struct {
 	mu   sync.Mutex
 	keep int
 	rows []correlate.Restore // in the order of every report
+	// What is shown while the history is read again: what was known before.
+	before []correlate.Restore
 }
 
 // NewRecent keeps so many.
@@ -22,6 +24,9 @@ func (r *Recent) Restores() []correlate.Restore {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := slices.Clone(r.rows)
+	if r.before != nil {
+		out = slices.Clone(r.before)
+	}
 	slices.Reverse(out)
 	return out
 }
@@ -45,6 +50,26 @@ func (r *Recent) add(findings []correlate.Finding) {
 	}
 	slices.SortStableFunc(r.rows, func(a, b correlate.Restore) int { return a.Time.Compare(b.Time) })
 	r.drop()
+}
+
+// startAgain is called where the history is going to be read again, with all
+// restores in it, and finishAgain when it was.
+func (r *Recent) startAgain() {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.before, r.rows = append([]correlate.Restore{}, r.rows...), nil
+}
+
+func (r *Recent) finishAgain() {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.before = nil
 }
 
 // drop keeps no more than it shall, in memory of its own: what was sliced off

@@ -69,6 +69,8 @@ type Saved struct {
 	Counts map[string]uint64
 	// Restores are the newest.
 	Restores []correlate.Restore
+	// Offsets are what counters were shown beyond what is known.
+	Offsets correlate.Report
 }
 
 // stateHead is the beginning of a state file.
@@ -78,6 +80,7 @@ type stateHead struct {
 	Hour         time.Time // up to which the ranking was told
 	Counts       map[string]uint64
 	Restores     []correlate.Restore // the newest, for the API
+	Offsets      correlate.Report
 }
 
 // Load reads the state. Its errors say why there is none to go on from. The
@@ -126,7 +129,7 @@ func (s *Store) decode(text []byte, o FeedOptions, ranking offender.Options) (*S
 		}
 		o.Board.takeOver(board, head.Hour)
 	}
-	return &Saved{Feed: feed, Cursor: head.Cursor, From: head.From, Counts: head.Counts, Restores: head.Restores}, nil
+	return &Saved{Feed: feed, Cursor: head.Cursor, From: head.From, Counts: head.Counts, Offsets: head.Offsets, Restores: head.Restores}, nil
 }
 
 // parts are pieces with their lengths before them.

@@ -96,7 +96,7 @@ func (k *kept) outcome() map[string]any {
 	return map[string]any{
 		"said": slices.Sorted(maps.Keys(k.said)), "counts": k.counts, "report": fmt.Sprintf("%+v", k.last.Report),
 		"ranking": fmt.Sprintf("%+v", k.board.Rank(k.begin, 100).Rows),
-		"recent": fmt.Sprintf("%+v", k.recent.Restores()),
+		"recent":  fmt.Sprintf("%+v", k.recent.Restores()),
 	}
 }
 
