@@ -24,7 +24,8 @@ type StreamCount struct {
 // max_query_series is 500 where nobody changed it.
 const seriesAtOnce = 400
 
-// Count counts the entries of the half-open window [from, to) over all streams
+// Count counts the entries of the half-open window [from, to), which is of whole
+// milliseconds, over all streams
 // but those with the labels of not. Its answer is one number, so it may be
 // asked often.
 func (c *Client) Count(ctx context.Context, query string, not map[string]string, from, to time.Time) (uint64, error) {
@@ -96,13 +97,14 @@ func (c *Client) RangeOf(ctx context.Context, query string, s *Stream, from, to 
 }
 
 // counting makes of a log query the count of what it finds in [from, to).
-// Loki's ranges are open at their beginning and closed at their end.
+// Loki's ranges are open at their beginning and closed at their end, and their
+// length is in whole milliseconds (3.7.8: unknown unit "ns").
 func counting(query string, not map[string]string, from, to time.Time) (string, error) {
 	q, err := without(query, not)
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("count_over_time(%s [%dns])", q, to.Sub(from).Nanoseconds()), nil
+	return fmt.Sprintf("count_over_time(%s [%dms])", q, to.Sub(from).Milliseconds()), nil
 }
 
 // partitions cuts a query into several of which none finds more streams than

@@ -144,7 +144,7 @@ func (w *Follower) count(result string) {
 // Once is set and the past could not be read, or when reading can never work.
 func (w *Follower) Run(ctx context.Context) error {
 	w.started = time.Now()
-	w.from = w.started.Add(-w.o.Lookback)
+	w.from = w.started.Add(-w.o.Lookback).Truncate(time.Millisecond) // as Loki counts
 	w.cursor = w.from
 	if r := w.o.Resume; r != nil {
 		w.cursor, w.from, w.begun = r.Cursor, r.From, true
@@ -176,7 +176,7 @@ func (w *Follower) Run(ctx context.Context) error {
 
 // catchUp reads window after window up to now less the lag.
 func (w *Follower) catchUp(ctx context.Context) error {
-	end := time.Now().Add(-w.o.Lag)
+	end := time.Now().Add(-w.o.Lag).Truncate(time.Millisecond)
 	for w.cursor.Before(end) {
 		to := w.cursor.Add(w.o.Window)
 		if to.After(end) {

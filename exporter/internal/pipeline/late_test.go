@@ -241,16 +241,23 @@ func TestTooLateLines(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			const length = 27 * time.Hour
 			var want, got watch
+			late := 0
 			synctest.Test(t, func(t *testing.T) {
 				want.run(t, arriving(t, time.Now().Add(time.Minute), func(*Line) time.Duration { return 0 }), length)
 			})
 			synctest.Test(t, func(t *testing.T) {
 				begin := time.Now().Add(time.Minute)
-				got.run(t, arriving(t, begin, func(l *Line) time.Duration { return delay(begin, l) }), length)
+				got.run(t, arriving(t, begin, func(l *Line) time.Duration {
+					d := delay(begin, l)
+					if d > 0 {
+						late++
+					}
+					return d
+				}), length)
 			})
 			t.Logf("%d late, %d rebuilds, %d revised", got.late, got.rebuilds, got.revised)
-			if got.late == 0 || got.rebuilds == 0 || len(got.fell) > 0 {
-				t.Errorf("%d late, %d rebuilds, fell: %v", got.late, got.rebuilds, got.fell)
+			if got.late != late || got.rebuilds == 0 || len(got.fell) > 0 {
+				t.Errorf("%d late of %d, %d rebuilds, fell: %v", got.late, late, got.rebuilds, got.fell)
 			}
 			if diff := cmp.Diff(want.counts, got.counts); diff != "" {
 				t.Error(diff)
