@@ -215,7 +215,7 @@ func agree(t *testing.T, sources []map[string]string) {
 		}
 	}
 	config := filepath.Join(t.TempDir(), "config.yaml")
-	if err := os.WriteFile(config, []byte(text+originFile(t, atlas...)+"metrics: {top_offenders: 100000, top_networks: 100000}\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(text+originFile(t, atlas...)+"metrics: {top_offenders: 100000, top_networks: 100000}\napi: {max_offenders: 100000, max_restores: 100000}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := loadConfig(&common{configFile: config})
@@ -247,6 +247,14 @@ func agree(t *testing.T, sources []map[string]string) {
 		}
 	}
 	offenders := rowsOf(t, config, "offenders")
+	sameRows(t, apiRows(t, d, "offenders?limit=100000"), offenders)
+	sameRows(t, apiRows(t, d, "restores?limit=100000"), newestFirst(rowsOf(t, config, "restores")))
+	bannedAt := map[string]int{}
+	for _, r := range offenders {
+		for at := range strings.SplitSeq(r["banned_where"], ";") {
+			bannedAt[at]++
+		}
+	}
 	for _, r := range offenders {
 		at := "{ip=" + r["id"] + "}"
 		same("score of "+r["id"], metrics["fail2ban_offender_score"+at], r["score"])
@@ -289,6 +297,11 @@ func agree(t *testing.T, sources []map[string]string) {
 		}
 		same("failures of "+at, metrics["fail2ban_failures_total"+at+end], r["failures"])
 		same("banned now of "+at, metrics["fail2ban_banned_ips"+at+end], r["banned_now"])
+		where := r["host"] + "/" + r["jail"]
+		if len(sources) > 1 {
+			where = r["source"] + "/" + where
+		}
+		same("banned now of "+at+" in offenders", float64(bannedAt[where]), r["banned_now"])
 		same("re-read bans of "+at, metrics["fail2ban_reread_bans_total"+at+end], r["reread_bans"])
 		same("re-offences of "+at, metrics["fail2ban_reoffences_total"+at+end], r["reoffences"])
 		same("bans of "+at, sum("fail2ban_bans_total", "origin", "new", "gap", "manual", "unknown"), r["bans"])

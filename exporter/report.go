@@ -350,17 +350,9 @@ func (j *reportJob) topOf(usual int) int {
 
 func (j *reportJob) offenders(top int) []offender.Row {
 	rows := j.board.Rank(j.now, j.topOf(top)).Rows
-	for i := range rows {
-		for _, p := range j.parts {
-			for _, at := range p.feed.Engine().Banned(rows[i].ID) {
-				where := offender.Place{Host: at.Host, Jail: at.Jail}
-				if len(j.parts) > 1 {
-					where.Source = p.name
-				}
-				rows[i].BannedWhere = append(rows[i].BannedWhere, where)
-			}
-		}
-		rows[i].BannedNow = len(rows[i].BannedWhere) > 0
+	wanted := idsOf(rows)
+	for _, p := range j.parts {
+		sayBanned(rows, sourceLabel(p.name, len(j.parts)), p.feed.Engine().Banned(wanted))
 	}
 	return rows
 }

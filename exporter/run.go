@@ -9,9 +9,11 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/config"
+	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/enrich"
 	"fail2ban-loki-exporter/exporter/internal/loki"
 	"fail2ban-loki-exporter/exporter/internal/offender"
@@ -106,12 +108,16 @@ type daemon struct {
 	board     *pipeline.Board
 	origins   *enrich.Files // nil for none
 	followers []*pipeline.Follower
+	recent    []*pipeline.Recent // of each source
 	clients   []*loki.Client
 	sinks     []*publish.LokiSink // of each of cfg.Clients
 
 	mu      sync.Mutex
 	status  []pipeline.Status
 	outlook outlook
+	banned  []map[string][]correlate.Place // of each source, where ids of the ranking are banned now
+	ranked  ranked
+	api     atomic.Pointer[apiView] // nil before all have caught up
 	looking sync.WaitGroup
 }
 
@@ -129,7 +135,7 @@ const outlookEvery = time.Minute
 // lookOut has the outlook made anew where it is due: the first one at once,
 // the others beside what goes on, for the next view. It is called with d.mu.
 func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
-	if d.outlook.busy || now.Sub(d.outlook.made) < outlookEvery {
+	if d.outlook.busy || d.rebuilding() || now.Sub(d.outlook.made) < outlookEvery {
 		return
 	}
 	board := d.board.Freeze()
@@ -153,7 +159,7 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 }
 
 func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
-	d := &daemon{cfg: cfg, log: log, once: once, registry: prometheus.NewRegistry(), origins: openOrigins(&cfg.Enrich, log), status: make([]pipeline.Status, len(cfg.Sources))}
+	d := &daemon{cfg: cfg, log: log, once: once, registry: prometheus.NewRegistry(), origins: openOrigins(&cfg.Enrich, log), status: make([]pipeline.Status, len(cfg.Sources)), banned: make([]map[string][]correlate.Place, len(cfg.Sources))}
 	d.board = pipeline.NewBoard(d.ranking())
 	d.board.Ignore = within(cfg.Offenders.Ignore)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -228,9 +234,11 @@ func (d *daemon) addSource(i int) error {
 	if d.once {
 		lag = 0
 	}
+	recent := pipeline.NewRecent(d.cfg.API.MaxRestores)
+	d.recent = append(d.recent, recent)
 	d.followers = append(d.followers, pipeline.NewFollower(pipeline.FollowOptions{
 		Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
-		Once: d.once, Query: s.Query, Fatal: final, Store: store, Resume: saved,
+		Once: d.once, Query: s.Query, Fatal: final, Store: store, Resume: saved, Recent: recent,
 		AuditWindow: time.Duration(s.AuditWindow), AuditInterval: time.Duration(s.AuditEvery),
 		Late:    func(lines int) { d.self.LateLines.Add(float64(lines)) },
 		Rebuilt: d.rebuilt,
@@ -337,11 +345,11 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 		return
 	}
 	d.refreshOrigins(now)
-	ranking := d.board.Rank(now, d.cfg.Metrics.TopOffenders)
+	ranking := d.rank(i, now)
 	d.lookOut(now, sources)
 	d.metrics.Set(&publish.View{
 		At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true,
-		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: d.board.Countries(),
+		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: ranking.countries,
 	})
 }
 

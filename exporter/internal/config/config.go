@@ -32,6 +32,7 @@ type Config struct {
 	Correlate Correlate `yaml:"correlate"`
 	Offenders Offenders `yaml:"offenders"`
 	Metrics   Metrics   `yaml:"metrics"`
+	API       API       `yaml:"api"`
 	Enrich    Enrich    `yaml:"enrich"`
 	Privacy   Privacy   `yaml:"privacy"`
 	State     State     `yaml:"state"`
@@ -259,7 +260,7 @@ var (
 func Default() Config {
 	return Config{
 		Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, Privacy: DefaultPrivacy,
-		Enrich: DefaultEnrich, State: DefaultState,
+		API: DefaultAPI, Enrich: DefaultEnrich, State: DefaultState,
 	}
 }
 
@@ -478,7 +479,7 @@ func (c *Config) validate(v Validators) error {
 			return err
 		}
 	}
-	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate(), c.Enrich.validate(), c.State.validate())
+	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate(), c.API.validate(), c.Enrich.validate(), c.State.validate())
 }
 
 // FormatNamed gives the format of a name, nil for none.

@@ -68,14 +68,15 @@ func (b *Board) Separate(o offender.Options) {
 }
 
 // reset forgets what the ranking knows of this source, whose history is read
-// again.
-func (b *Board) reset() {
+// again, and tells how many of its bans came from which country.
+func (b *Board) reset() (countries map[string]uint64) {
 	b.hour, b.said = time.Time{}, nil
 	b.all.mu.Lock()
 	defer b.all.mu.Unlock()
+	countries = b.own.board.Countries()
 	b.all.board = offender.NewBoard(b.all.o)
 	if b.own == b.all {
-		return
+		return countries
 	}
 	b.own.mu.Lock()
 	b.own.board = offender.NewBoard(b.own.o)
@@ -84,6 +85,22 @@ func (b *Board) reset() {
 		p.mu.Lock()
 		b.all.board.Merge(p.board)
 		p.mu.Unlock()
+	}
+	return countries
+}
+
+// raise brings the bans by country, after the history was read again, to what
+// was shown before: counters do not fall.
+func (b *Board) raise(shown map[string]uint64) {
+	b.all.mu.Lock()
+	defer b.all.mu.Unlock()
+	now, more := b.own.board.Countries(), map[string]uint64{}
+	for country, n := range shown {
+		more[country] = n - min(n, now[country])
+	}
+	b.own.board.AddCountries(more)
+	if b.own != b.all {
+		b.all.board.AddCountries(more)
 	}
 }
 

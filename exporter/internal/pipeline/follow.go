@@ -58,6 +58,8 @@ type FollowOptions struct {
 	Store *Store
 	// Resume is where to go on, as Store.Load gave it; nil begins with the past.
 	Resume *Saved
+	// Recent, where set, keeps the newest restores.
+	Recent *Recent
 	// Fatal tells errors that no retry can mend.
 	Fatal func(error) bool
 }
@@ -67,13 +69,16 @@ type Status struct {
 	Source   string
 	Cursor   time.Time // everything before it has been read
 	CaughtUp bool
-	Started  time.Time // when the back-fill began
-	From     time.Time // where it began
-	Err      error     // of the last window, nil when it was read
-	Lines    uint64
-	Report   correlate.Report
-	Unnamed  int // streams that no label gives a host
-	Keys     int // ids in jails of hosts that state is kept of
+	// Rebuilding says that the history is being read again, so that the ranking
+	// lacks what follows.
+	Rebuilding bool
+	Started    time.Time // when the back-fill began
+	From       time.Time // where it began
+	Err        error     // of the last window, nil when it was read
+	Lines      uint64
+	Report     correlate.Report
+	Unnamed    int // streams that no label gives a host
+	Keys       int // ids in jails of hosts that state is kept of
 }
 
 // Follower reads one source: the past first, then what comes.
@@ -143,6 +148,9 @@ func (w *Follower) Run(ctx context.Context) error {
 	w.cursor = w.from
 	if r := w.o.Resume; r != nil {
 		w.cursor, w.from, w.begun = r.Cursor, r.From, true
+		if w.o.Recent != nil {
+			w.o.Recent.takeOver(r.Restores)
+		}
 	}
 	defer w.leave(ctx)
 	for {
@@ -199,6 +207,12 @@ func (w *Follower) catchUp(ctx context.Context) error {
 	return w.audit(ctx, end)
 }
 
+// Banned tells of those ids that are wanted where they are banned now. It is
+// for whoever is told of the progress, while being told.
+func (w *Follower) Banned(wanted map[string]bool) map[string][]correlate.Place {
+	return w.feed.Engine().Banned(wanted)
+}
+
 // save keeps the state where it is time to, or at the end. What the sinks have
 // not taken yet must be found again after a kill: until then the last state
 // stands.
@@ -207,7 +221,9 @@ func (w *Follower) save(last bool) {
 	if st == nil || w.o.Once || !w.begun || w.reading || w.rebuild != nil || w.Committed().Before(w.cursor) || !last && !st.due(time.Now()) {
 		return
 	}
-	st.save(stateHead{Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts, Offsets: w.offsets}, w.feed, last)
+	st.save(stateHead{
+		Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts, Offsets: w.offsets, Restores: w.o.Recent.all(),
+	}, w.feed, last)
 }
 
 // leaveWait bounds how long the end waits for the sinks. What is not taken by
@@ -266,6 +282,9 @@ func (w *Follower) flush(ctx context.Context) error {
 // publish gives the findings to every sink.
 func (w *Follower) publish(ctx context.Context) {
 	findings := w.feed.Engine().Findings()
+	if w.o.Recent != nil {
+		w.o.Recent.add(findings)
+	}
 	var ranking []offender.Finding
 	if b := w.feed.o.Board; b != nil {
 		ranking = b.Findings()
@@ -289,7 +308,7 @@ func (w *Follower) Committed() time.Time {
 
 func (w *Follower) tell(err error, caughtUp bool) {
 	s := Status{
-		Source: w.o.Name, Cursor: w.cursor, CaughtUp: caughtUp && w.rebuild == nil, Started: w.started, From: w.from, Err: err, Lines: w.lines,
+		Source: w.o.Name, Cursor: w.cursor, CaughtUp: caughtUp && w.rebuild == nil, Rebuilding: w.rebuild != nil, Started: w.started, From: w.from, Err: err, Lines: w.lines,
 		Unnamed: w.feed.Unnamed(), Keys: w.feed.Engine().Keys(),
 	}
 	if caughtUp && w.rebuild == nil {

@@ -352,6 +352,7 @@ type rebuild struct {
 	was    correlate.Report // what was known then
 	shown  correlate.Report // and with what counters may not fall below
 	counts map[string]uint64
+	origin map[string]uint64 // bans by country that were shown
 }
 
 // outdated notes that Loki counts more of a stream than was read, in the midst
@@ -390,8 +391,9 @@ func (w *Follower) startAgain() {
 	w.again = false
 	w.rebuild = &rebuild{until: w.cursor, was: w.feed.Engine().Report(false), shown: w.shown(), counts: map[string]uint64{}}
 	if b := w.feed.o.Board; b != nil {
-		b.reset()
+		w.rebuild.origin = b.reset()
 	}
+	w.o.Recent.startAgain()
 	w.feed = NewFeed(w.feed.o)
 	w.feed.tell = w.count
 	w.cursor, w.rebuilt = w.from, w.cursor
@@ -406,6 +408,10 @@ func (w *Follower) finishAgain() {
 		return
 	}
 	w.rebuild = nil
+	if b := w.feed.o.Board; b != nil {
+		b.raise(r.origin)
+	}
+	w.o.Recent.finishAgain()
 	late := 0
 	for result, n := range r.counts {
 		for ; w.counts[result] < n; late++ {

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -84,11 +85,15 @@ type watch struct {
 	late, rebuilds int
 	revised        uint64
 	fell           []string
+	countries      map[string]uint64
 }
 
 func (k *watch) run(t *testing.T, w *warehouse, length time.Duration) {
 	k.said, k.counts = map[string]int{}, map[string]int{}
-	k.begin, k.board = time.Now(), NewBoard(offender.Options{})
+	k.begin, k.board = time.Now(), NewBoard(offender.Options{Origin: func(a netip.Addr) offender.Origin {
+		return offender.Origin{Country: string('A' + rune(a.As16()[15]%8))}
+	}})
+	k.recent = NewRecent(1000)
 	own := k.board.For("s")
 	own.Tell(10)
 	feed := NewFeed(FeedOptions{
@@ -97,7 +102,7 @@ func (k *watch) run(t *testing.T, w *warehouse, length time.Duration) {
 	})
 	f := NewFollower(FollowOptions{
 		Name: "s", Lookback: time.Minute, Lag: 10 * time.Second, Poll: 15 * time.Second, MaxLateness: time.Hour, AuditWindow: 7 * 24 * time.Hour,
-		AuditInterval: 10 * time.Minute, Late: func(n int) { k.late += n },
+		AuditInterval: 10 * time.Minute, Recent: k.recent, Late: func(n int) { k.late += n },
 		Rebuilt: func(n uint64) { k.rebuilds, k.revised = k.rebuilds+1, k.revised+n },
 	}, w, feed, []Sink{k}, quiet(), func(s Status) {
 		if s.Err != nil {
@@ -106,6 +111,13 @@ func (k *watch) run(t *testing.T, w *warehouse, length time.Duration) {
 		if s.CaughtUp {
 			k.fall(k.last.Report, s.Report)
 			k.last = s
+			countries := k.board.Countries()
+			for c, n := range k.countries {
+				if countries[c] < n {
+					k.fell = append(k.fell, fmt.Sprint("bans of country ", c))
+				}
+			}
+			k.countries = countries
 		}
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), length+7*time.Second) // between two polls
@@ -259,6 +271,9 @@ func TestTooLateLines(t *testing.T) {
 				t.Errorf("%d verdicts are missing", missing)
 			}
 			if diff := cmp.Diff(want.told()["ranking"], got.told()["ranking"]); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(want.recent.Restores(), got.recent.Restores()); diff != "" {
 				t.Error(diff)
 			}
 			for said := range want.said {

@@ -67,6 +67,8 @@ type Saved struct {
 	Cursor time.Time // everything before it has been read, and what was found has been taken
 	From   time.Time // where the history begins
 	Counts map[string]uint64
+	// Restores are the newest.
+	Restores []correlate.Restore
 	// Offsets are what counters were shown beyond what is known.
 	Offsets correlate.Report
 }
@@ -77,6 +79,7 @@ type stateHead struct {
 	Cursor, From time.Time
 	Hour         time.Time // up to which the ranking was told
 	Counts       map[string]uint64
+	Restores     []correlate.Restore // the newest, for the API
 	Offsets      correlate.Report
 }
 
@@ -126,7 +129,7 @@ func (s *Store) decode(text []byte, o FeedOptions, ranking offender.Options) (*S
 		}
 		o.Board.takeOver(board, head.Hour)
 	}
-	return &Saved{Feed: feed, Cursor: head.Cursor, From: head.From, Counts: head.Counts, Offsets: head.Offsets}, nil
+	return &Saved{Feed: feed, Cursor: head.Cursor, From: head.From, Counts: head.Counts, Offsets: head.Offsets, Restores: head.Restores}, nil
 }
 
 // parts are pieces with their lengths before them.
