@@ -128,7 +128,13 @@ func firewall(t *testing.T, tool, script string) string {
 // addresses are all that stand in a text, sorted.
 func addresses(text string) (out []string) {
 	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return strings.ContainsRune(" ,{}\n\t=", r) }) {
-		first, last, isRange := strings.Cut(word, "-") // as nft merges neighbours
+		if p, err := netip.ParsePrefix(word); err == nil { // nft merges neighbours, into this
+			for a := p.Addr(); p.Contains(a); a = a.Next() {
+				out = append(out, a.String())
+			}
+			continue
+		}
+		first, last, isRange := strings.Cut(word, "-") // or into this
 		a, err := netip.ParseAddr(first)
 		if err != nil {
 			continue
