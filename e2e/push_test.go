@@ -14,6 +14,9 @@ import (
 	"fail2ban-loki-exporter/e2e/internal/lab"
 )
 
+// brief keeps a start from reading back a month of findings.
+const brief = "offenders: {window: 2h}\n"
+
 const ownJob = `{job="fail2ban-loki-exporter"}`
 
 // found gives the findings in a Loki, each by its id and its line.
@@ -84,7 +87,7 @@ func TestTightLimits(t *testing.T) {
 			t.Cleanup(tight.Stop)
 			tenant, _ := pushNow(t, c.recording)
 			client := fmt.Sprintf("  - url: %q\n    tenant_id: %q\n    backoff_config: {min_period: 20ms, max_period: 200ms, max_retries: 4}\n    %s\n", tight.URL, tenant, c.client)
-			s := daemon(t, config{tenant: tenant, push: true, lookback: "2h", clients: client})
+			s := daemon(t, config{tenant: tenant, push: true, lookback: "2h", more: brief, clients: client})
 			drops, refused := map[string]float64{}, 0.0
 			balanced := func(ctx context.Context) error {
 				said, err := found(ctx, loki.URL, tenant, ownJob)
@@ -276,7 +279,7 @@ func TestReplicas(t *testing.T) {
 	for _, name := range []string{"multihost", "soak"} {
 		t.Run(name, func(t *testing.T) {
 			tenant, _ := stepBack(t, name)
-			c := config{tenant: tenant, push: true, lookback: "2h"}
+			c := config{tenant: tenant, push: true, lookback: "2h", more: brief}
 			want := reportOf(t, c.write(t))
 			a, b := daemon(t, c), daemon(t, c)
 			want.becomes(t, a, tenant)
@@ -296,7 +299,7 @@ func TestReplicas(t *testing.T) {
 // without their beginning, says nothing a second time in another form.
 func TestRebuildWithAnotherLookback(t *testing.T) {
 	tenant, r := stepBack(t, "soak")
-	long := config{tenant: tenant, push: true, lookback: "2h"}
+	long := config{tenant: tenant, push: true, lookback: "2h", more: brief}
 	want := reportOf(t, long.write(t))
 	first := daemon(t, long)
 	want.becomes(t, first, tenant)
@@ -306,7 +309,7 @@ func TestRebuildWithAnotherLookback(t *testing.T) {
 		t.Fatal(err)
 	}
 	half := r.End().Sub(r.Lines()[0].Time) / 2
-	short := daemon(t, config{tenant: tenant, push: true, lookback: (time.Since(r.End()) + half).Truncate(time.Second).String()})
+	short := daemon(t, config{tenant: tenant, push: true, more: brief, lookback: (time.Since(r.End()) + half).Truncate(time.Second).String()})
 	metricsBecome(t, short, func([]lab.Sample) error { return nil })
 	poll(t, short, "does not read back what was said before", func(context.Context) error {
 		if log := short.Log(); !strings.Contains(log, "read back what was said before") {
