@@ -36,11 +36,13 @@ demo: build ## real servers, the recorded fleet and the exporter, until Ctrl-C; 
 bench: ## the benchmarks, each beside what a user would use instead
 	go test -run '^$$' -bench . -benchmem ./...
 
-soak: ## what takes long: fuzzing for 10 minutes each (FUZZTIME=10m)
+soak: build ## what takes long: fuzzing for 10 minutes each (FUZZTIME=10m), 50 kills (KILLS=50)
 	go test -run '^$$' -fuzz FuzzParse -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/fail2ban
 	go test -run '^$$' -fuzz FuzzForms -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/fail2ban
 	go test -run '^$$' -fuzz FuzzEngine -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/correlate
 	go test -run '^$$' -fuzz FuzzProtobuf -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/loki
+
+	cd e2e && KILLS=$(or $(KILLS),50) EXPORTER=$(CURDIR)/$(BIN) go test -count=1 -v -timeout 20m -run TestKilled .
 
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## golangci-lint with the settings of .golangci.yml
 	$< run ./...

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type config struct {
 	more     string // YAML of further sections
 	timezone string // UTC when empty
 	format   string // YAML of a format of the lines' own, without its name
+	source   string // further YAML of the source, in one line
+	state    string // where the state is kept
 }
 
 // write writes the configuration file and returns its path. Durations are
@@ -66,9 +69,12 @@ func (c config) write(t *testing.T) string {
     timezone: %s
     page_size: %d
     poll_interval: 1s
-    max_lateness: 1m
     %s
-`, c.url, c.tenant, c.query, c.timezone, c.pageSize, backoff)
+    %s
+`, c.url, c.tenant, c.query, c.timezone, c.pageSize, cmp.Or(c.source, "max_lateness: 1m"), backoff)
+	if c.state != "" {
+		text += fmt.Sprintf("state: {path: %q, save_interval: 500ms}\n", c.state)
+	}
 	if c.format != "" {
 		text = "formats:\n  - name: own\n    " + c.format + "\n" + strings.Replace(text, "    poll_interval", "    format: own\n    poll_interval", 1)
 	}
@@ -145,7 +151,12 @@ func succeed(t *testing.T, args ...string) string {
 // daemon starts `run` on a free port and stops it with the test.
 func daemon(t *testing.T, c config) *lab.Server {
 	t.Helper()
-	file := c.write(t)
+	return daemonOf(t, c.write(t))
+}
+
+// daemonOf starts `run` with a configuration file.
+func daemonOf(t *testing.T, file string) *lab.Server {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	s, err := lab.Serve(ctx, func(addr string) lab.Command {

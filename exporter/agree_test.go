@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/csv"
 	"encoding/json"
@@ -214,7 +215,7 @@ func agree(t *testing.T, sources []map[string]string) {
 		}
 	}
 	config := filepath.Join(t.TempDir(), "config.yaml")
-	if err := os.WriteFile(config, []byte(text+"metrics: {top_offenders: 100000, top_networks: 100000}\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(text+originFile(t, atlas...)+"metrics: {top_offenders: 100000, top_networks: 100000}\napi: {max_offenders: 100000, max_restores: 100000}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := loadConfig(&common{configFile: config})
@@ -246,6 +247,14 @@ func agree(t *testing.T, sources []map[string]string) {
 		}
 	}
 	offenders := rowsOf(t, config, "offenders")
+	sameRows(t, apiRows(t, d, "offenders?limit=100000"), offenders)
+	sameRows(t, apiRows(t, d, "restores?limit=100000"), newestFirst(rowsOf(t, config, "restores")))
+	bannedAt := map[string]int{}
+	for _, r := range offenders {
+		for at := range strings.SplitSeq(r["banned_where"], ";") {
+			bannedAt[at]++
+		}
+	}
 	for _, r := range offenders {
 		at := "{ip=" + r["id"] + "}"
 		same("score of "+r["id"], metrics["fail2ban_offender_score"+at], r["score"])
@@ -255,7 +264,7 @@ func agree(t *testing.T, sources []map[string]string) {
 		same("failures of "+r["id"]+" in events", float64(failed[r["id"]]), r["failures"])
 		same("bans of "+r["id"]+" in findings", float64(said["ban "+r["id"]]), r["bans"])
 		same("restores of "+r["id"]+" in findings", float64(said["restore "+r["id"]]), r["restores"])
-		if _, ok := metrics["fail2ban_offender_info{asn=,country=,ip="+r["id"]+",network="+r["network"]+"}"]; !ok {
+		if _, ok := metrics["fail2ban_offender_info{asn="+r["asn"]+",country="+r["country"]+",ip="+r["id"]+",network="+r["network"]+"}"]; !ok {
 			t.Errorf("no info of %s in %q", r["id"], r["network"])
 		}
 		if bans, _ := strconv.Atoi(r["bans"]); len(sources) == 1 && (said["repeat "+r["id"]] == 1) != (bans >= 2) || len(sources) == 1 && (said["persistent "+r["id"]] == 1) != (bans >= 5) {
@@ -288,6 +297,11 @@ func agree(t *testing.T, sources []map[string]string) {
 		}
 		same("failures of "+at, metrics["fail2ban_failures_total"+at+end], r["failures"])
 		same("banned now of "+at, metrics["fail2ban_banned_ips"+at+end], r["banned_now"])
+		where := r["host"] + "/" + r["jail"]
+		if len(sources) > 1 {
+			where = r["source"] + "/" + where
+		}
+		same("banned now of "+at+" in offenders", float64(bannedAt[where]), r["banned_now"])
 		same("re-read bans of "+at, metrics["fail2ban_reread_bans_total"+at+end], r["reread_bans"])
 		same("re-offences of "+at, metrics["fail2ban_reoffences_total"+at+end], r["reoffences"])
 		same("bans of "+at, sum("fail2ban_bans_total", "origin", "new", "gap", "manual", "unknown"), r["bans"])
@@ -311,6 +325,28 @@ func agree(t *testing.T, sources []map[string]string) {
 		if n != c.want {
 			t.Errorf("offenders have %v %s, jails %v", n, c.what, c.want)
 		}
+	}
+
+	var ofCountries float64
+	for series, n := range metrics {
+		if strings.HasPrefix(series, "fail2ban_country_bans_total{") {
+			ofCountries += n
+		}
+	}
+	byCountry := map[string]float64{}
+	for _, r := range offenders {
+		if n := number(r["bans"]); n > 0 {
+			byCountry[cmp.Or(r["country"], "unknown")] += n
+		}
+		if want := said["from "+r["id"]+" "+r["country"]+" "+r["asn"]]; len(sources) == 1 && number(r["bans"]) >= 2 && want == 0 {
+			t.Errorf("no finding says that %s is from %s, %s", r["id"], r["country"], r["asn"])
+		}
+	}
+	for country, n := range byCountry {
+		same("bans from "+country, metrics["fail2ban_country_bans_total{country="+country+"}"], strconv.FormatFloat(n, 'f', -1, 64))
+	}
+	if ofCountries != bans {
+		t.Errorf("%v bans of countries, %v of jails", ofCountries, bans)
 	}
 
 	var ofNetworks float64
@@ -347,6 +383,7 @@ func findingsOf(lokis []*fakeLoki) map[string]int {
 							out["a ranking with a host"]++
 						}
 						kind = l["state"]
+						out["from "+l["id"]+" "+l["country"]+" "+l["asn"]]++
 					case kind == "ban" && l["state"] != "open":
 						continue
 					}

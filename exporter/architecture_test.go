@@ -24,9 +24,10 @@ var mayImport = map[string][]string{
 	"offender":  nil,
 	"loki":      nil,
 	"config":    nil,
+	"enrich":    nil, // addresses and files: no offenders, no log, no metrics
 	"publish":   {"correlate", "offender", "loki", "fail2ban"},
 	"pipeline":  {"correlate", "offender", "fail2ban"},
-	"main":      {"config", "loki", "publish", "pipeline", "correlate", "offender", "fail2ban"},
+	"main":      {"config", "loki", "publish", "pipeline", "correlate", "offender", "fail2ban", "enrich"},
 }
 
 // pure packages know no clock, IO, goroutine, log or Prometheus: these imports

@@ -174,7 +174,7 @@ func (r *reportCommand) rankFiles(job *reportJob) error {
 	if err != nil {
 		return err
 	}
-	job.rankBy(offenderOptions(cfg), adviceOptions(cfg))
+	job.rankBy(withOrigins(offenderOptions(cfg), openOrigins(&cfg.Enrich, job.log)), adviceOptions(cfg))
 	job.board.Ignore = within(cfg.Offenders.Ignore)
 	return nil
 }
@@ -187,7 +187,7 @@ func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 	if err != nil {
 		return err
 	}
-	job.rankBy(offenderOptions(cfg), adviceOptions(cfg))
+	job.rankBy(withOrigins(offenderOptions(cfg), openOrigins(&cfg.Enrich, job.log)), adviceOptions(cfg))
 	job.board.Ignore = within(cfg.Offenders.Ignore)
 	for i := range cfg.Sources {
 		s := &cfg.Sources[i]
@@ -350,17 +350,9 @@ func (j *reportJob) topOf(usual int) int {
 
 func (j *reportJob) offenders(top int) []offender.Row {
 	rows := j.board.Rank(j.now, j.topOf(top)).Rows
-	for i := range rows {
-		for _, p := range j.parts {
-			for _, at := range p.feed.Engine().Banned(rows[i].ID) {
-				where := offender.Place{Host: at.Host, Jail: at.Jail}
-				if len(j.parts) > 1 {
-					where.Source = p.name
-				}
-				rows[i].BannedWhere = append(rows[i].BannedWhere, where)
-			}
-		}
-		rows[i].BannedNow = len(rows[i].BannedWhere) > 0
+	wanted := idsOf(rows)
+	for _, p := range j.parts {
+		sayBanned(rows, sourceLabel(p.name, len(j.parts)), p.feed.Engine().Banned(wanted))
 	}
 	return rows
 }

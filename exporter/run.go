@@ -9,9 +9,12 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/config"
+	"fail2ban-loki-exporter/exporter/internal/correlate"
+	"fail2ban-loki-exporter/exporter/internal/enrich"
 	"fail2ban-loki-exporter/exporter/internal/loki"
 	"fail2ban-loki-exporter/exporter/internal/offender"
 	"fail2ban-loki-exporter/exporter/internal/pipeline"
@@ -103,7 +106,9 @@ type daemon struct {
 	self      *publish.Self
 	metrics   *publish.Metrics
 	board     *pipeline.Board
+	origins   *enrich.Files // nil for none
 	followers []*pipeline.Follower
+	recent    []*pipeline.Recent // of each source
 	clients   []*loki.Client
 	sinks     []*publish.LokiSink // of each of cfg.Clients
 	// pushClients are those of the sinks.
@@ -112,6 +117,9 @@ type daemon struct {
 	mu      sync.Mutex
 	status  []pipeline.Status
 	outlook outlook
+	banned  []map[string][]correlate.Place // of each source, where ids of the ranking are banned now
+	ranked  ranked
+	api     atomic.Pointer[apiView] // nil before all have caught up
 	looking sync.WaitGroup
 }
 
@@ -129,7 +137,7 @@ const outlookEvery = time.Minute
 // lookOut has the outlook made anew where it is due: the first one at once,
 // the others beside what goes on, for the next view. It is called with d.mu.
 func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
-	if d.outlook.busy || now.Sub(d.outlook.made) < outlookEvery {
+	if d.outlook.busy || d.rebuilding() || now.Sub(d.outlook.made) < outlookEvery {
 		return
 	}
 	board := d.board.Freeze()
@@ -153,7 +161,8 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 }
 
 func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
-	d := &daemon{cfg: cfg, log: log, once: once, registry: prometheus.NewRegistry(), board: pipeline.NewBoard(offenderOptions(cfg)), status: make([]pipeline.Status, len(cfg.Sources))}
+	d := &daemon{cfg: cfg, log: log, once: once, registry: prometheus.NewRegistry(), origins: openOrigins(&cfg.Enrich, log), status: make([]pipeline.Status, len(cfg.Sources)), banned: make([]map[string][]correlate.Place, len(cfg.Sources))}
+	d.board = pipeline.NewBoard(d.ranking())
 	d.board.Ignore = within(cfg.Offenders.Ignore)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.self = publish.NewSelf(d.registry)
@@ -206,14 +215,14 @@ func (d *daemon) addSource(i int) error {
 	}
 	board := d.board.For(s.Name)
 	if len(d.cfg.Sources) > 1 && (len(sinks) > 0 || store != nil) {
-		board.Separate(offenderOptions(d.cfg))
+		board.Separate(d.ranking())
 	}
 	if len(sinks) > 0 {
 		board.Tell(d.cfg.Metrics.TopOffenders)
 	}
 	samples := newSampler(d.log)
 	feedOptions := pipeline.FeedOptions{
-		Correlate: o, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
+		Correlate: o, Tally: true, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
 		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
 		Unparsed: samples.unparsed,
 	}
@@ -229,11 +238,22 @@ func (d *daemon) addSource(i int) error {
 	if d.once {
 		lag = 0
 	}
+	recent := pipeline.NewRecent(d.cfg.API.MaxRestores)
+	d.recent = append(d.recent, recent)
 	d.followers = append(d.followers, pipeline.NewFollower(pipeline.FollowOptions{
 		Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
-		Once: d.once, Query: s.Query, Fatal: final, Store: store, Resume: saved,
+		Once: d.once, Query: s.Query, Fatal: final, Store: store, Resume: saved, Recent: recent,
+		AuditWindow: time.Duration(s.AuditWindow), AuditInterval: time.Duration(s.AuditEvery),
+		Late:    func(lines int) { d.self.LateLines.Add(float64(lines)) },
+		Rebuilt: d.rebuilt,
 	}, newLokiSource(s, client), feed, sinks, d.log, func(st pipeline.Status) { d.progress(i, st) }))
 	return nil
+}
+
+// rebuilt notes that a history was read again.
+func (d *daemon) rebuilt(verdicts uint64) {
+	d.self.RevisedVerdicts.Add(float64(verdicts))
+	d.self.StateRebuilt.SetToCurrentTime()
 }
 
 // final tells errors that no waiting mends: a wrong query, tenant or password.
@@ -339,11 +359,12 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 		d.self.CatchingUp.Set(1)
 		return
 	}
-	ranking := d.board.Rank(now, d.cfg.Metrics.TopOffenders)
+	d.refreshOrigins(now)
+	ranking := d.rank(i, now)
 	d.lookOut(now, sources)
 	d.metrics.Set(&publish.View{
 		At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true,
-		Networks: d.outlook.networks, Jails: d.outlook.jails,
+		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: ranking.countries,
 	})
 }
 

@@ -24,18 +24,23 @@ type lokiSource struct {
 	hostLabels []string
 	jailLabel  string
 
-	lines map[*loki.Stream]pipeline.Line // what is the same for all lines of a stream
+	lines   map[*loki.Stream]pipeline.Line // what is the same for all lines of a stream
+	streams map[string]*loki.Stream        // by key: those seen
 }
 
 func newLokiSource(c *config.Source, client *loki.Client) *lokiSource {
-	return &lokiSource{client: client, name: c.Name, query: c.Query, hostLabels: c.HostLabels, jailLabel: c.JailLabel}
+	return &lokiSource{client: client, name: c.Name, query: c.Query, hostLabels: c.HostLabels, jailLabel: c.JailLabel, streams: map[string]*loki.Stream{}}
 }
 
 // Lines implements pipeline.Source.
 func (s *lokiSource) Lines(ctx context.Context, from, to time.Time) iter.Seq2[pipeline.Line, error] {
 	s.lines = map[*loki.Stream]pipeline.Line{}
+	return s.all(s.client.Range(ctx, s.query, from, to))
+}
+
+func (s *lokiSource) all(entries iter.Seq2[loki.Entry, error]) iter.Seq2[pipeline.Line, error] {
 	return func(yield func(pipeline.Line, error) bool) {
-		for e, err := range s.client.Range(ctx, s.query, from, to) {
+		for e, err := range entries {
 			if err != nil {
 				yield(pipeline.Line{}, err)
 				return
@@ -45,6 +50,59 @@ func (s *lokiSource) Lines(ctx context.Context, from, to time.Time) iter.Seq2[pi
 			}
 		}
 	}
+}
+
+// notOwn are the labels of what we wrote ourselves.
+var notOwn = map[string]string{"job": publish.Job}
+
+// Count implements pipeline.Recounter.
+func (s *lokiSource) Count(ctx context.Context, from, to time.Time) (uint64, error) {
+	return s.client.Count(ctx, s.query, notOwn, from, to)
+}
+
+// CountByStream implements pipeline.Recounter.
+func (s *lokiSource) CountByStream(ctx context.Context, keys []string, from, to time.Time) ([]pipeline.StreamCount, error) {
+	var known []*loki.Stream
+	for _, key := range keys {
+		if st := s.stream(key); st != nil {
+			known = append(known, st)
+		}
+	}
+	counts, err := s.client.CountByStream(ctx, s.query, notOwn, known, from, to)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]pipeline.StreamCount, len(counts))
+	for i, c := range counts {
+		s.streams[c.Stream.Key] = c.Stream
+		out[i] = pipeline.StreamCount{Stream: c.Stream.Key, Host: s.describe(c.Stream).Host, N: c.N}
+	}
+	return out, nil
+}
+
+// stream is that of a key, nil for none.
+func (s *lokiSource) stream(key string) *loki.Stream {
+	if st := s.streams[key]; st != nil {
+		return st
+	}
+	st, err := loki.StreamOf(key)
+	if err != nil {
+		return nil
+	}
+	s.streams[key] = st
+	return st
+}
+
+// StreamLines implements pipeline.Recounter.
+func (s *lokiSource) StreamLines(ctx context.Context, key string, from, to time.Time) iter.Seq2[pipeline.Line, error] {
+	st := s.stream(key)
+	if st == nil {
+		return func(yield func(pipeline.Line, error) bool) {
+			yield(pipeline.Line{}, fmt.Errorf("%q is no stream", key))
+		}
+	}
+	s.lines = map[*loki.Stream]pipeline.Line{}
+	return s.all(s.client.RangeOf(ctx, s.query, st, from, to))
 }
 
 func (s *lokiSource) line(e loki.Entry) pipeline.Line {

@@ -65,7 +65,7 @@ func (d *daemon) resume(name string, st *pipeline.Store, o pipeline.FeedOptions,
 	var saved *pipeline.Saved
 	err := pipeline.ErrNoState
 	if st != nil {
-		saved, err = st.Load(o, offenderOptions(d.cfg))
+		saved, err = st.Load(o, d.ranking())
 	}
 	if err == nil && saved.From.After(time.Now().Add(-lookback)) && saved.From.Sub(time.Now().Add(-lookback)) > time.Hour {
 		err = fmt.Errorf("state %s: it reaches back to %s only: lookback is longer now", st.Path, saved.From.UTC().Format(time.RFC3339))
@@ -100,6 +100,7 @@ func fingerprint(cfg *config.Config, s *config.Source) (string, error) {
 	text, err := json.Marshal([]any{
 		withoutPassword(s.URL.URL), s.TenantID, s.Query, s.HostLabels, s.JailLabel, s.Format, s.Fields, s.Jails, s.Timezone, s.Timezones,
 		cfg.FormatNamed(s.Format), cfg.Correlate, cfg.Offenders, clients, len(cfg.Sources) > 1,
+		cfg.Enrich.CountryFile != "" || cfg.Enrich.ASNFile != "", // bans are counted by country as they come
 	})
 	if err != nil {
 		return "", fmt.Errorf("state: %w", err)

@@ -75,6 +75,7 @@ func (d *daemon) handler(w *webFlags) (http.Handler, error) {
 	mux.HandleFunc("GET "+prefix+"/{$}", func(rw http.ResponseWriter, _ *http.Request) {
 		d.landing(rw, prefix, w)
 	})
+	d.addAPI(mux, prefix)
 	if w.pprof {
 		mux.HandleFunc(prefix+"/debug/pprof/", pprof.Index)
 		mux.HandleFunc(prefix+"/debug/pprof/profile", pprof.Profile)

@@ -163,6 +163,15 @@ func (s *Server) Stop() {
 	})
 }
 
+// Kill ends the server without giving it a moment. Stop is still needed.
+func (s *Server) Kill() {
+	s.signal(syscall.SIGKILL)
+	<-s.exited
+}
+
+// Signal sends a signal.
+func (s *Server) Signal(sig syscall.Signal) { s.signal(sig) }
+
 // signal is nothing to a process that has ended.
 func (s *Server) signal(sig syscall.Signal) {
 	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {

@@ -32,6 +32,8 @@ type Config struct {
 	Correlate Correlate `yaml:"correlate"`
 	Offenders Offenders `yaml:"offenders"`
 	Metrics   Metrics   `yaml:"metrics"`
+	API       API       `yaml:"api"`
+	Enrich    Enrich    `yaml:"enrich"`
 	Privacy   Privacy   `yaml:"privacy"`
 	State     State     `yaml:"state"`
 }
@@ -60,6 +62,8 @@ type Source struct {
 	Lag          model.Duration    `yaml:"lag"`
 	PollInterval model.Duration    `yaml:"poll_interval"`
 	MaxLateness  model.Duration    `yaml:"max_lateness"`
+	AuditWindow  model.Duration    `yaml:"audit_window"`
+	AuditEvery   model.Duration    `yaml:"audit_interval"`
 	PageSize     int               `yaml:"page_size"`
 	MaxParallel  int               `yaml:"max_parallel"`
 	MaxBuffer    Size              `yaml:"max_buffer"`
@@ -228,7 +232,7 @@ var (
 		HostLabels: []string{"host", "hostname", "nodename", "node_name", "node", "instance"},
 		Format:     AutoFormat, Fields: []string{"message", "msg", "log", "line", "MESSAGE", "body", "_entry"},
 		Timezone: "auto", Lookback: days(30), Lag: model.Duration(10 * time.Second), PollInterval: model.Duration(15 * time.Second),
-		MaxLateness: model.Duration(time.Hour), MaxParallel: 2, MaxBuffer: Size(64 * units.MiB), Timeout: model.Duration(time.Minute),
+		MaxLateness: model.Duration(time.Hour), AuditWindow: days(7), AuditEvery: model.Duration(15 * time.Minute), MaxParallel: 2, MaxBuffer: Size(64 * units.MiB), Timeout: model.Duration(time.Minute),
 		Backoff: DefaultBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
 	}
 	DefaultClient = Client{
@@ -254,7 +258,10 @@ var (
 
 // Default is the configuration of an empty file, were one allowed.
 func Default() Config {
-	return Config{Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, Privacy: DefaultPrivacy, State: DefaultState}
+	return Config{
+		Sources: []Source{DefaultSource}, Correlate: DefaultCorrelate, Offenders: DefaultOffenders, Metrics: DefaultMetrics, Privacy: DefaultPrivacy,
+		API: DefaultAPI, Enrich: DefaultEnrich, State: DefaultState,
+	}
 }
 
 func days(n int) model.Duration { return model.Duration(time.Duration(n) * 24 * time.Hour) }
@@ -472,7 +479,7 @@ func (c *Config) validate(v Validators) error {
 			return err
 		}
 	}
-	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate(), c.State.validate())
+	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate(), c.API.validate(), c.Enrich.validate(), c.State.validate())
 }
 
 // FormatNamed gives the format of a name, nil for none.
@@ -573,7 +580,7 @@ func (s *Source) validate(at string, v Validators) error {
 	for _, d := range []struct {
 		key string
 		is  model.Duration
-	}{{"lookback", s.Lookback}, {"poll_interval", s.PollInterval}, {"timeout", s.Timeout}} {
+	}{{"lookback", s.Lookback}, {"poll_interval", s.PollInterval}, {"timeout", s.Timeout}, {"audit_interval", s.AuditEvery}} {
 		if d.is <= 0 {
 			return fmt.Errorf("%s.%s: it must be longer than 0", at, d.key)
 		}
@@ -750,6 +757,8 @@ func located(at string, err error) error {
 }
 
 func (c *Config) setDirectory(dir string) {
+	c.Enrich.CountryFile = promconfig.JoinDir(dir, c.Enrich.CountryFile)
+	c.Enrich.ASNFile = promconfig.JoinDir(dir, c.Enrich.ASNFile)
 	c.State.Path = promconfig.JoinDir(dir, c.State.Path)
 	for i := range c.Sources {
 		c.Sources[i].HTTP.SetDirectory(dir)

@@ -59,6 +59,8 @@ var invalid = map[string]string{
 	"advice":          `offenders.advice.cover: 80; give a share above 0, up to 1`,
 	"save-interval":   `state.save_interval: it must be longer than 0; leave state.path away to keep no state`,
 	"tracked-keys":    `state.max_tracked_keys: 10; give at least 1000: a key takes about 250 bytes`,
+	"api":             `api.max_restores: 0; give 1 to 100000`,
+	"enrich":          `enrich.check_interval: it must be longer than 0; name no files to use none`,
 	"detail":          `metrics.detail: "ip"; give auto, fleet, host or jail`,
 	"format-none":     `sources[0].format: "mine" is no format; give auto, or the name of an entry of ` + "`formats`",
 	"format-name":     "formats[0].name: give a name of 1 to 256 bytes, for `format` of a source",

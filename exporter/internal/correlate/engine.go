@@ -216,25 +216,6 @@ func (e *Engine) HostClock(hostName string) time.Time {
 	return time.Time{}
 }
 
-// Banned lists where an id is banned now.
-func (e *Engine) Banned(id string) []Place {
-	var places []Place
-	for _, h := range e.hosts {
-		for _, j := range h.jails {
-			if t := j.tracks[id]; t != nil && t.state == active {
-				places = append(places, Place{Host: h.name, Jail: j.name})
-			}
-		}
-	}
-	slices.SortFunc(places, func(a, b Place) int {
-		if c := strings.Compare(a.Host, b.Host); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Jail, b.Jail)
-	})
-	return places
-}
-
 func (e *Engine) host(name string) *host {
 	h, ok := e.hosts[name]
 	if !ok {

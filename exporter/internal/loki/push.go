@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -102,13 +103,37 @@ func selectorOf(query string) (string, error) {
 
 // narrow makes of a query the same for one stream alone.
 func narrow(query string, stream map[string]string) (string, error) {
+	return further(query, labels.MatchEqual, stream)
+}
+
+// without makes of a query the same without the streams that have these labels.
+func without(query string, not map[string]string) (string, error) {
+	return further(query, labels.MatchNotEqual, not)
+}
+
+// oneOf makes of a query the same for the streams whose label has one of these
+// values, or has none of them.
+func oneOf(query, name string, values []string, has bool) (string, error) {
+	quoted := make([]string, len(values))
+	for i, v := range values {
+		quoted[i] = regexp.QuoteMeta(v)
+	}
+	t := labels.MatchRegexp
+	if !has {
+		t = labels.MatchNotRegexp
+	}
+	return further(query, t, map[string]string{name: strings.Join(quoted, "|")})
+}
+
+// further adds matchers to a query's selector.
+func further(query string, t labels.MatchType, to map[string]string) (string, error) {
 	sel, err := parseLogQuery(query)
 	if err != nil {
 		return "", err
 	}
 	all := slices.Clone(sel.Matchers())
-	for _, name := range slices.Sorted(maps.Keys(stream)) {
-		m, err := labels.NewMatcher(labels.MatchEqual, name, stream[name])
+	for _, name := range slices.Sorted(maps.Keys(to)) {
+		m, err := labels.NewMatcher(t, name, to[name])
 		if err != nil {
 			return "", err
 		}
@@ -117,7 +142,7 @@ func narrow(query string, stream map[string]string) (string, error) {
 	selector, pipeline := matchers(sel.Matchers()), sel.String()
 	rest, ok := strings.CutPrefix(pipeline, selector)
 	if !ok {
-		return "", fmt.Errorf("loki: query %q cannot be narrowed to one stream", query)
+		return "", fmt.Errorf("loki: query %q cannot be narrowed", query)
 	}
 	return matchers(all) + rest, nil
 }

@@ -39,10 +39,30 @@ type Options struct {
 	IPv4Prefix   int
 	IPv6Prefixes []int
 	// Network, where set, names further networks of an address, such as its
-	// autonomous system. It must always answer the same.
+	// autonomous system.
 	Network func(netip.Addr) []string
+	// Origin, where set, tells where an address comes from.
+	Origin func(netip.Addr) Origin
 	// Campaigns says what counts as one.
 	Campaigns CampaignOptions
+}
+
+// Origin is where an address comes from; empty where it is not known.
+type Origin struct {
+	Country string // two letters
+	ASN     string
+}
+
+// originOf tells where an id comes from.
+func (o *Options) originOf(id string) Origin {
+	if o.Origin == nil {
+		return Origin{}
+	}
+	p, ok := address(id)
+	if !ok {
+		return Origin{}
+	}
+	return o.Origin(p.Addr())
 }
 
 func (o Options) withDefaults() Options {
@@ -122,6 +142,10 @@ type Board struct {
 	hosts     map[hostKey]uint32
 	jails     map[string]uint32
 
+	// Bans that count by the country they came from, as it was told when they
+	// came: counters must not fall when ids are forgotten. Empty without Origin.
+	countries map[string]uint64
+
 	// The last id that a fact was of: facts of one id follow each other, and one
 	// that was just touched is found without the index.
 	last   *entry
@@ -189,6 +213,7 @@ func NewBoard(o Options) *Board {
 	o = o.withDefaults()
 	return &Board{
 		o: o, c: o.Score.constants(), index: newIndex(), placeNo: map[Place]uint32{}, hosts: map[hostKey]uint32{}, jails: map[string]uint32{},
+		countries: map[string]uint64{},
 	}
 }
 
@@ -218,6 +243,9 @@ func (b *Board) Ban(f BanFact) Standing {
 	before := e.standing(max(e.ban, at), &b.o)
 	e.weigh(weight*b.c.rho(f.Delay, f.HasDelay), at, b.c.decay)
 	e.bans++
+	if b.o.Origin != nil {
+		b.countries[b.o.originOf(e.id).Country]++
+	}
 	v.ban = max(v.ban, at)
 	e.remember(stamp{at, no}, b.o.keep())
 	if after := e.standing(e.ban, &b.o); after > before {

@@ -449,7 +449,7 @@ func (b *Board) campaign(members []member) Campaign {
 	started, ended := int64(math.MaxInt64), int64(0)
 	for _, m := range members {
 		c.IDs = append(c.IDs, m.e.id)
-		networks[b.o.originOf(m.e.id)] = true
+		networks[b.o.neighbourhoodOf(m.e.id)] = true
 		for _, x := range m.cells {
 			p := &b.places[x.place]
 			hosts[p.host], jails[p.jail] = true, true

@@ -12,7 +12,7 @@ import (
 func (b *Board) Freeze() *Board {
 	f := &Board{
 		o: b.o, c: b.c, index: newIndex(), n: b.n, placeNo: maps.Clone(b.placeNo), hosts: maps.Clone(b.hosts), jails: maps.Clone(b.jails),
-		slabs: make([][]entry, len(b.slabs)), places: slices.Clone(b.places),
+		slabs: make([][]entry, len(b.slabs)), places: slices.Clone(b.places), countries: maps.Clone(b.countries),
 	}
 	for i := range f.places {
 		p := &f.places[i]

@@ -20,6 +20,7 @@ func (b *Board) Merge(o *Board) {
 		p.after += q.after
 		p.banned += q.banned
 	}
+	b.AddCountries(o.countries)
 	o.all(func(e *entry) { b.get(e.id).merge(e, places, b) })
 }
 

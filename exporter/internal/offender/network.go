@@ -175,9 +175,9 @@ func (o *Options) networkOf(id string) string {
 	return o.network(id, func(bits []int) int { return slices.Max(bits) })
 }
 
-// originOf tells where an id comes from, so that members of a campaign can be
-// told to come from different places: an address's widest network, else the id.
-func (o *Options) originOf(id string) string {
+// neighbourhoodOf tells where an id comes from, so that members of a campaign can
+// be told to come from different places: an address's widest network, else the id.
+func (o *Options) neighbourhoodOf(id string) string {
 	return cmp.Or(o.network(id, func(bits []int) int { return slices.Min(bits) }), id)
 }
 

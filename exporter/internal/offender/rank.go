@@ -2,6 +2,7 @@ package offender
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 )
@@ -102,11 +103,36 @@ func (b *Board) row(rank int, e *entry, p *parts) Row {
 	if e.bans == 0 {
 		parts = Parts{}
 	}
+	origin := b.o.originOf(e.id)
+	places := make([]Place, 0, len(e.visits))
+	for i := range e.visits {
+		places = append(places, b.places[e.visits[i].place].Place)
+	}
+	slices.SortFunc(places, Place.compare)
 	return Row{
-		Rank: rank, ID: e.id, Score: b.c.score(parts.Strength), Scored: true, Parts: parts,
+		Places: places,
+		Rank:   rank, ID: e.id, Country: origin.Country, ASN: origin.ASN, Score: b.c.score(parts.Strength), Scored: true, Parts: parts,
 		Bans: int(e.bans), Restores: int(e.restores), Failures: int(e.failures), GapFailures: int(e.gapFailures), Hosts: hosts, Jails: jails,
 		FirstSeen: timeOf(e.first), LastSeen: timeOf(e.last), LastBan: timeOf(e.ban), Escalated: e.escalated,
 		Standing: e.standing(p.now, &b.o), Network: b.o.networkOf(e.id),
+	}
+}
+
+// Countries gives the true bans that count by the country that they came from,
+// empty for those of no known one; nil where no origins are told.
+func (b *Board) Countries() map[string]uint64 {
+	if b.o.Origin == nil {
+		return nil
+	}
+	return maps.Clone(b.countries)
+}
+
+// AddCountries counts bans of countries that no fact told of.
+func (b *Board) AddCountries(more map[string]uint64) {
+	for country, n := range more {
+		if n > 0 {
+			b.countries[country] += n
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ type Row struct {
 	LastBan     time.Time // the newest true ban
 	BannedNow   bool      // this and where: filled by who knows the running bans
 	BannedWhere []Place
+	Places      []Place  // whose jails have banned it, recidive jails too
 	Escalated   bool     // banned by a jail that watches other jails' bans
 	Standing    Standing // by its true bans within the window
 	Network     string   // the smallest of the configured ones that holds the address

@@ -19,7 +19,7 @@ import (
 // varints, so it is compact without packing; equal boards give equal bytes.
 const (
 	snapshotMagic   = "f2b-offenders"
-	snapshotVersion = 2
+	snapshotVersion = 3
 	longestText     = 1 << 20
 )
 
@@ -37,6 +37,11 @@ func (b *Board) Snapshot(w io.Writer) error {
 	s.uint(uint64(len(order)))
 	for _, name := range order {
 		b.places[b.placeNo[name]].write(s)
+	}
+	s.uint(uint64(len(b.countries)))
+	for _, country := range slices.Sorted(maps.Keys(b.countries)) {
+		s.text(country)
+		s.uint(b.countries[country])
 	}
 	entries := make([]*entry, 0, b.Len())
 	b.all(func(e *entry) { entries = append(entries, e) })
@@ -74,6 +79,10 @@ func Load(r io.Reader, o Options) (*Board, error) {
 		if s.err == nil {
 			b.places[b.place(p)].read(s)
 		}
+	}
+	for n := s.uint(); n > 0 && s.err == nil; n-- {
+		country := s.text()
+		b.countries[country] = s.uint()
 	}
 	for n := s.uint(); n > 0 && s.err == nil; n-- {
 		if id := s.text(); s.err == nil {

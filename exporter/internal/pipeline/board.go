@@ -32,7 +32,9 @@ type Board struct {
 // ranking is a board with what keeps its users apart.
 type ranking struct {
 	mu    sync.Mutex
+	o     offender.Options
 	board *offender.Board
+	parts []*ranking // of that of all sources: each source's, where it has one of its own
 }
 
 // NewBoard makes an empty ranking.
@@ -41,7 +43,7 @@ func NewBoard(o offender.Options) *Board {
 	return &Board{all: r, own: r}
 }
 
-func newRanking(o offender.Options) *ranking { return &ranking{board: offender.NewBoard(o)} }
+func newRanking(o offender.Options) *ranking { return &ranking{o: o, board: offender.NewBoard(o)} }
 
 // For gives the Board through which one source tells the ranking. Hosts of the
 // same name in two sources are two hosts.
@@ -58,7 +60,49 @@ func (b *Board) Tell(top int) { b.top, b.says = top, true }
 
 // Separate gives the source a ranking of its own beside that of all: for its
 // findings and for its state, neither of which may depend on another source.
-func (b *Board) Separate(o offender.Options) { b.own = newRanking(o) }
+func (b *Board) Separate(o offender.Options) {
+	b.own = newRanking(o)
+	b.all.mu.Lock()
+	defer b.all.mu.Unlock()
+	b.all.parts = append(b.all.parts, b.own)
+}
+
+// reset forgets what the ranking knows of this source, whose history is read
+// again, and tells how many of its bans came from which country.
+func (b *Board) reset() (countries map[string]uint64) {
+	b.hour, b.said = time.Time{}, nil
+	b.all.mu.Lock()
+	defer b.all.mu.Unlock()
+	countries = b.own.board.Countries()
+	b.all.board = offender.NewBoard(b.all.o)
+	if b.own == b.all {
+		return countries
+	}
+	b.own.mu.Lock()
+	b.own.board = offender.NewBoard(b.own.o)
+	b.own.mu.Unlock()
+	for _, p := range b.all.parts {
+		p.mu.Lock()
+		b.all.board.Merge(p.board)
+		p.mu.Unlock()
+	}
+	return countries
+}
+
+// raise brings the bans by country, after the history was read again, to what
+// was shown before: counters do not fall.
+func (b *Board) raise(shown map[string]uint64) {
+	b.all.mu.Lock()
+	defer b.all.mu.Unlock()
+	now, more := b.own.board.Countries(), map[string]uint64{}
+	for country, n := range shown {
+		more[country] = n - min(n, now[country])
+	}
+	b.own.board.AddCountries(more)
+	if b.own != b.all {
+		b.all.board.AddCountries(more)
+	}
+}
 
 // takeOver goes on from what the ranking of this source was.
 func (b *Board) takeOver(board *offender.Board, hour time.Time) {
@@ -147,6 +191,14 @@ func (b *Board) Rank(now time.Time, top int) offender.Ranking {
 	b.all.mu.Lock()
 	defer b.all.mu.Unlock()
 	return b.all.board.Rank(now, top)
+}
+
+// Countries gives the true bans over all sources by country; nil where no
+// origins are told.
+func (b *Board) Countries() map[string]uint64 {
+	b.all.mu.Lock()
+	defer b.all.mu.Unlock()
+	return b.all.board.Countries()
 }
 
 // Freeze gives a copy of the ranking over all sources, to compute on for long

@@ -66,6 +66,8 @@ type FeedOptions struct {
 	From, To time.Time
 	// Board, where set, is told what the ranking is made of.
 	Board *Board
+	// Tally counts the lines of each stream, so that late ones can be found.
+	Tally bool
 	// Count, where set, is called for each line with its result.
 	Count func(result string)
 	// Unparsed, where set, is shown each line that could not be read.
@@ -83,6 +85,10 @@ type Feed struct {
 	at    time.Time // the instant of the waiting lines
 	group []Line
 	done  time.Time // entries of instants up to it have been taken
+
+	fine, coarse *tallies // of what was taken, nil where nobody asks
+	// tell is o.Count, unless who moves the feed wants to hear of it first.
+	tell func(result string)
 }
 
 type streamKey struct{ host, stream string }
@@ -102,6 +108,10 @@ func NewFeed(o FeedOptions) *Feed {
 	if board := o.Board; board != nil {
 		f.o.Correlate.Observe = board.observe
 	}
+	if o.Tally {
+		f.fine, f.coarse = newTallies(fineBucket), newTallies(coarseBucket)
+	}
+	f.tell = o.Count
 	f.engine = correlate.NewEngine(f.o.Correlate)
 	return f
 }
@@ -152,7 +162,7 @@ func (f *Feed) Flush() {
 	if len(f.group) == 0 {
 		return
 	}
-	f.take(f.group)
+	f.takeLoki(f.group)
 	f.done = f.at
 	f.drop()
 }
@@ -168,6 +178,17 @@ type parsed struct {
 	host string
 	text string
 	ev   fail2ban.Event
+}
+
+// takeLoki takes the lines of one instant from Loki, and counts them.
+func (f *Feed) takeLoki(lines []Line) {
+	if f.fine != nil {
+		for i := range lines {
+			f.fine.add(&lines[i], true)
+			f.coarse.add(&lines[i], false)
+		}
+	}
+	f.take(lines)
 }
 
 // take reads the lines of one instant and hands them on in the order of the
@@ -294,8 +315,8 @@ func (f *Feed) zone(host string) *time.Location {
 }
 
 func (f *Feed) count(result string) {
-	if f.o.Count != nil {
-		f.o.Count(result)
+	if f.tell != nil {
+		f.tell(result)
 	}
 }
 

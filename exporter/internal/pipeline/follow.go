@@ -40,6 +40,13 @@ type FollowOptions struct {
 	// MaxLateness is how long a host must have been silent before its silence
 	// settles what waits for its later lines.
 	MaxLateness time.Duration
+	// AuditWindow is how far back lines are looked for that are later still,
+	// and AuditInterval the pause between two looks at a day of it. 0 for not.
+	AuditWindow, AuditInterval time.Duration
+	// Late, where set, is told of late lines, and Rebuilt of a history that is
+	// read again because of them, and in the end of the verdicts taken back.
+	Late    func(lines int)
+	Rebuilt func(verdicts uint64)
 	// Window is the length of the back-fill's windows.
 	Window time.Duration
 	// Once ends after the back-fill, with everything settled.
@@ -51,6 +58,8 @@ type FollowOptions struct {
 	Store *Store
 	// Resume is where to go on, as Store.Load gave it; nil begins with the past.
 	Resume *Saved
+	// Recent, where set, keeps the newest restores.
+	Recent *Recent
 	// Fatal tells errors that no retry can mend.
 	Fatal func(error) bool
 }
@@ -60,13 +69,16 @@ type Status struct {
 	Source   string
 	Cursor   time.Time // everything before it has been read
 	CaughtUp bool
-	Started  time.Time // when the back-fill began
-	From     time.Time // where it began
-	Err      error     // of the last window, nil when it was read
-	Lines    uint64
-	Report   correlate.Report
-	Unnamed  int // streams that no label gives a host
-	Keys     int // ids in jails of hosts that state is kept of
+	// Rebuilding says that the history is being read again, so that the ranking
+	// lacks what follows.
+	Rebuilding bool
+	Started    time.Time // when the back-fill began
+	From       time.Time // where it began
+	Err        error     // of the last window, nil when it was read
+	Lines      uint64
+	Report     correlate.Report
+	Unnamed    int // streams that no label gives a host
+	Keys       int // ids in jails of hosts that state is kept of
 }
 
 // Follower reads one source: the past first, then what comes.
@@ -82,8 +94,19 @@ type Follower struct {
 	counts                map[string]uint64 // of lines by result
 	lines                 uint64
 	reading               bool // the feed is in the midst of a window
-	complained            time.Time
-	begun                 bool // a window has been read
+	caughtUp              bool // all up to now had been read once
+
+	// What comes too late: see late.go.
+	uncounted  bool // Loki counts no lines for us
+	again      bool // the history is to be read again
+	rebuild    *rebuild
+	rebuilt    time.Time            // how far it had been read when it was last read again
+	excess     map[excessKey]uint64 // what Loki counted beyond what was read, by the last rebuild
+	offsets    correlate.Report     // what counters were shown beyond what is known
+	audited    time.Time
+	audits     int
+	complained time.Time
+	begun      bool // a window has been read
 }
 
 // NewFollower makes a follower; progress is called after each window.
@@ -97,26 +120,37 @@ func NewFollower(o FollowOptions, s Source, f *Feed, sinks []Sink, log *slog.Log
 		for _, n := range r.Counts {
 			w.lines += n
 		}
+		w.offsets, w.caughtUp = r.Offsets, true
 	}
-	count := f.o.Count
-	f.o.Count = func(result string) {
-		w.lines++
-		w.counts[result]++
-		if count != nil {
-			count(result)
-		}
-	}
+	f.tell = w.count
 	return w
+}
+
+// count counts a line by what became of it. Lines of a history that is read
+// again were counted before.
+func (w *Follower) count(result string) {
+	if w.rebuild != nil {
+		w.rebuild.counts[result]++
+		return
+	}
+	w.lines++
+	w.counts[result]++
+	if tell := w.feed.o.Count; tell != nil {
+		tell(result)
+	}
 }
 
 // Run back-fills and follows until the context ends. It returns an error when
 // Once is set and the past could not be read, or when reading can never work.
 func (w *Follower) Run(ctx context.Context) error {
 	w.started = time.Now()
-	w.from = w.started.Add(-w.o.Lookback)
+	w.from = w.started.Add(-w.o.Lookback).Truncate(time.Millisecond) // as Loki counts
 	w.cursor = w.from
 	if r := w.o.Resume; r != nil {
 		w.cursor, w.from, w.begun = r.Cursor, r.From, true
+		if w.o.Recent != nil {
+			w.o.Recent.takeOver(r.Restores)
+		}
 	}
 	defer w.leave(ctx)
 	for {
@@ -142,18 +176,22 @@ func (w *Follower) Run(ctx context.Context) error {
 
 // catchUp reads window after window up to now less the lag.
 func (w *Follower) catchUp(ctx context.Context) error {
-	end := time.Now().Add(-w.o.Lag)
+	end := time.Now().Add(-w.o.Lag).Truncate(time.Millisecond)
 	for w.cursor.Before(end) {
 		to := w.cursor.Add(w.o.Window)
 		if to.After(end) {
 			to = end
+		}
+		if w.again {
+			w.startAgain()
+			continue
 		}
 		w.save(false) // here the sinks have had the time of a poll to take what was found
 		if w.feed.o.Board != nil {
 			w.feed.o.Board.upTo(to)
 		}
 		w.reading = true
-		if err := w.feed.Read(ctx, w.source, w.cursor, to); err != nil {
+		if err := w.read(ctx, to); err != nil {
 			w.tell(err, false)
 			return fmt.Errorf("source %s: %w", w.o.Name, err)
 		}
@@ -161,10 +199,18 @@ func (w *Follower) catchUp(ctx context.Context) error {
 		if !to.Before(end) {
 			w.passSilence(end)
 		}
+		w.finishAgain()
 		w.publish(ctx)
+		w.caughtUp = w.caughtUp || !to.Before(end)
 		w.tell(nil, !to.Before(end))
 	}
-	return nil
+	return w.audit(ctx, end)
+}
+
+// Banned tells of those ids that are wanted where they are banned now. It is
+// for whoever is told of the progress, while being told.
+func (w *Follower) Banned(wanted map[string]bool) map[string][]correlate.Place {
+	return w.feed.Engine().Banned(wanted)
 }
 
 // save keeps the state where it is time to, or at the end. What the sinks have
@@ -172,10 +218,12 @@ func (w *Follower) catchUp(ctx context.Context) error {
 // stands.
 func (w *Follower) save(last bool) {
 	st := w.o.Store
-	if st == nil || w.o.Once || !w.begun || w.reading || w.Committed().Before(w.cursor) || !last && !st.due(time.Now()) {
+	if st == nil || w.o.Once || !w.begun || w.reading || w.rebuild != nil || w.Committed().Before(w.cursor) || !last && !st.due(time.Now()) {
 		return
 	}
-	st.save(stateHead{Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts}, w.feed, last)
+	st.save(stateHead{
+		Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts, Offsets: w.offsets, Restores: w.o.Recent.all(),
+	}, w.feed, last)
 }
 
 // leaveWait bounds how long the end waits for the sinks. What is not taken by
@@ -234,6 +282,9 @@ func (w *Follower) flush(ctx context.Context) error {
 // publish gives the findings to every sink.
 func (w *Follower) publish(ctx context.Context) {
 	findings := w.feed.Engine().Findings()
+	if w.o.Recent != nil {
+		w.o.Recent.add(findings)
+	}
 	var ranking []offender.Finding
 	if b := w.feed.o.Board; b != nil {
 		ranking = b.Findings()
@@ -257,11 +308,11 @@ func (w *Follower) Committed() time.Time {
 
 func (w *Follower) tell(err error, caughtUp bool) {
 	s := Status{
-		Source: w.o.Name, Cursor: w.cursor, CaughtUp: caughtUp, Started: w.started, From: w.from, Err: err, Lines: w.lines,
+		Source: w.o.Name, Cursor: w.cursor, CaughtUp: caughtUp && w.rebuild == nil, Rebuilding: w.rebuild != nil, Started: w.started, From: w.from, Err: err, Lines: w.lines,
 		Unnamed: w.feed.Unnamed(), Keys: w.feed.Engine().Keys(),
 	}
-	if caughtUp {
-		s.Report = w.feed.Engine().Report(false)
+	if caughtUp && w.rebuild == nil {
+		s.Report = w.shown()
 	}
 	w.progress(s)
 }

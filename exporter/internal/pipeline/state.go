@@ -23,6 +23,8 @@ type feedState struct {
 	Coverage map[string]Coverage
 	Unnamed  []string
 	Shards   int // of hosts, written apart
+
+	Fine, Coarse *tallies
 }
 
 // parserState is what a stream's parser has learnt: zone, form, jails.
@@ -49,7 +51,7 @@ func (f *Feed) freeze() (func(io.Writer) error, error) {
 		return nil, errors.New("snapshot in the midst of a window")
 	}
 	shards := f.shards()
-	s := feedState{Done: f.done, Coverage: map[string]Coverage{}, Unnamed: slices.Sorted(maps.Keys(f.unnamed)), Shards: len(shards)}
+	s := feedState{Done: f.done, Coverage: map[string]Coverage{}, Unnamed: slices.Sorted(maps.Keys(f.unnamed)), Shards: len(shards), Fine: f.fine, Coarse: f.coarse}
 	for key, p := range f.parsers {
 		s.Parsers = append(s.Parsers, parserState{key.host, key.stream, p.AppendState(nil)})
 	}
@@ -117,6 +119,9 @@ func loadFeed(p *parts, o FeedOptions) (*Feed, error) {
 		return nil, fmt.Errorf("state: %w", err)
 	}
 	f.done = s.Done
+	if f.fine != nil && s.Fine != nil && s.Coarse != nil {
+		f.fine, f.coarse = s.Fine, s.Coarse
+	}
 	for _, l := range s.Parsers {
 		if err := f.parser(streamKey{l.Host, l.Stream}).LoadState(l.State); err != nil {
 			return nil, err

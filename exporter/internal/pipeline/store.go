@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/offender"
 )
 
@@ -66,6 +67,10 @@ type Saved struct {
 	Cursor time.Time // everything before it has been read, and what was found has been taken
 	From   time.Time // where the history begins
 	Counts map[string]uint64
+	// Restores are the newest.
+	Restores []correlate.Restore
+	// Offsets are what counters were shown beyond what is known.
+	Offsets correlate.Report
 }
 
 // stateHead is the beginning of a state file.
@@ -74,6 +79,8 @@ type stateHead struct {
 	Cursor, From time.Time
 	Hour         time.Time // up to which the ranking was told
 	Counts       map[string]uint64
+	Restores     []correlate.Restore // the newest, for the API
+	Offsets      correlate.Report
 }
 
 // Load reads the state. Its errors say why there is none to go on from. The
@@ -122,7 +129,7 @@ func (s *Store) decode(text []byte, o FeedOptions, ranking offender.Options) (*S
 		}
 		o.Board.takeOver(board, head.Hour)
 	}
-	return &Saved{Feed: feed, Cursor: head.Cursor, From: head.From, Counts: head.Counts}, nil
+	return &Saved{Feed: feed, Cursor: head.Cursor, From: head.From, Counts: head.Counts, Offsets: head.Offsets, Restores: head.Restores}, nil
 }
 
 // parts are pieces with their lengths before them.

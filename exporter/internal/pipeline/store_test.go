@@ -31,6 +31,7 @@ type kept struct {
 	counts map[string]int
 	last   Status
 	board  *Board
+	recent *Recent
 	loaded error
 }
 
@@ -52,7 +53,7 @@ func (k *kept) Flush(context.Context) error { return nil }
 
 // run starts the daemon and stops it after a time.
 func (k *kept) run(t *testing.T, fingerprint string, length time.Duration) {
-	k.counts = map[string]int{}
+	k.counts, k.recent = map[string]int{}, NewRecent(7)
 	k.board = NewBoard(offender.Options{})
 	own := k.board.For("s")
 	own.Tell(10)
@@ -76,7 +77,7 @@ func (k *kept) run(t *testing.T, fingerprint string, length time.Duration) {
 	}
 	w := NewFollower(FollowOptions{
 		Name: "s", Lookback: time.Since(k.begin) + time.Minute, Lag: time.Second, Poll: 3 * time.Second, MaxLateness: 2 * time.Minute,
-		Window: 20 * time.Second, Store: st, Resume: saved,
+		Window: 20 * time.Second, Store: st, Resume: saved, Recent: k.recent,
 	}, &tape{lines: k.lines}, feed, []Sink{k}, quiet(), func(s Status) {
 		if s.CaughtUp {
 			k.last = s
@@ -95,6 +96,7 @@ func (k *kept) outcome() map[string]any {
 	return map[string]any{
 		"said": slices.Sorted(maps.Keys(k.said)), "counts": k.counts, "report": fmt.Sprintf("%+v", k.last.Report),
 		"ranking": fmt.Sprintf("%+v", k.board.Rank(k.begin, 100).Rows),
+		"recent":  fmt.Sprintf("%+v", k.recent.Restores()),
 	}
 }
 

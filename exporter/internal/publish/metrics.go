@@ -1,6 +1,8 @@
 package publish
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +24,7 @@ type View struct {
 	Repeat    int                // all repeat offenders
 	Networks  []offender.Network // the top K, best first
 	Jails     []JailOutlook
+	Countries map[string]uint64 // true bans by country, empty for unknown; nil where none is told
 	// CaughtUp says that the back-fill is done. Before, domain metrics would
 	// show the past as if it were happening now, and are not served (rule 10).
 	CaughtUp bool
@@ -350,6 +353,10 @@ var domain = []metric{
 		help: "Score of a network among the top ones, as if all its offenders were one.",
 	},
 	{
+		name: "fail2ban_country_bans_total", kind: counter, labels: []string{"country"}, view: countries,
+		help: "True bans by the country they came from, without those of recidive jails.",
+	},
+	{
 		name: "fail2ban_offenders", kind: gauge, view: func(e emit, v *View) { e(float64(v.Tracked)) },
 		help: "Ids with a ban that are tracked, not only the top ones.",
 	},
@@ -397,6 +404,16 @@ func (e emit) time(t time.Time, own ...string) {
 func networks(e emit, v *View) {
 	for i := range v.Networks {
 		e(v.Networks[i].Score, label(v.Networks[i].Network))
+	}
+}
+
+// unknownCountry is the country of what no file knows, and of ids that are no
+// addresses.
+const unknownCountry = "unknown"
+
+func countries(e emit, v *View) {
+	for _, country := range slices.Sorted(maps.Keys(v.Countries)) {
+		e(float64(v.Countries[country]), cmp.Or(label(country), unknownCountry))
 	}
 }
 

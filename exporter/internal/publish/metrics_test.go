@@ -20,7 +20,7 @@ import (
 )
 
 func view() *View {
-	return &View{At: at("22:00:00.000"), Sources: []SourceReport{{Name: "main", Report: report()}}, Offenders: offenders(), Tracked: 321, Repeat: 45, CaughtUp: true, Networks: networkRows(), Jails: []JailOutlook{
+	return &View{At: at("22:00:00.000"), Sources: []SourceReport{{Name: "main", Report: report()}}, Offenders: offenders(), Tracked: 321, Repeat: 45, CaughtUp: true, Networks: networkRows(), Countries: map[string]uint64{"NL": 12, "": 3}, Jails: []JailOutlook{
 		{Source: "main", Jail: "recidive", Suggested: correlate.Known(time.Duration(-1))},
 		{Source: "main", Jail: "sshd", Survival: [4]correlate.Maybe[float64]{correlate.Known(.9), correlate.Known(.5), {}, {}}, Suggested: correlate.Known(24 * time.Hour)},
 	}}

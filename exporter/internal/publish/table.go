@@ -106,6 +106,26 @@ func WriteJSON(w io.Writer, t Table) error {
 	return bw.Flush()
 }
 
+// WriteJSONArray writes one array of the objects that WriteJSON writes.
+func WriteJSONArray(w io.Writer, t Table) error {
+	bw := bufio.NewWriter(w)
+	between := "[\n"
+	var line []byte
+	for r := range t.Rows {
+		line = t.AppendJSON(append(line[:0], between...), r)
+		if _, err := bw.Write(line); err != nil {
+			return err
+		}
+		between = ",\n"
+	}
+	end := "\n]\n"
+	if between == "[\n" {
+		end = "[]\n"
+	}
+	_, _ = bw.WriteString(end) // its error is the flush's
+	return bw.Flush()
+}
+
 // AppendJSON appends one row as a JSON object, as WriteJSON writes it.
 func (t Table) AppendJSON(b []byte, r Row) []byte {
 	names := t.columns()
