@@ -19,8 +19,8 @@ const brief = "offenders: {window: 2h}\n"
 
 const ownJob = `{job="fail2ban-loki-exporter"}`
 
-// found gives the findings in a Loki, each by its id and its line.
-func found(ctx context.Context, url, tenant, query string) ([]string, error) {
+// findingsIn gives the findings in a Loki, each by its id and its line.
+func findingsIn(ctx context.Context, url, tenant, query string) ([]string, error) {
 	entries, err := lab.QueryLoki(ctx, url, tenant, query, time.Now().Add(-48*time.Hour), time.Now().Add(time.Hour))
 	var all []string
 	for _, e := range entries {
@@ -90,11 +90,11 @@ func TestTightLimits(t *testing.T) {
 			s := daemon(t, config{tenant: tenant, push: true, lookback: "2h", more: brief, clients: client})
 			drops, refused := map[string]float64{}, 0.0
 			balanced := func(ctx context.Context) error {
-				said, err := found(ctx, loki.URL, tenant, ownJob)
+				said, err := findingsIn(ctx, loki.URL, tenant, ownJob)
 				if err != nil {
 					return err
 				}
-				there, err := found(ctx, tight.URL, tenant, ownJob)
+				there, err := findingsIn(ctx, tight.URL, tenant, ownJob)
 				if err != nil {
 					return err
 				}
@@ -130,8 +130,8 @@ func TestTightLimits(t *testing.T) {
 			if refused < c.refused {
 				t.Errorf("%v pushes refused, want %v or more: the limit is not tight", refused, c.refused)
 			}
-			said, _ := found(t.Context(), loki.URL, tenant, ownJob)
-			there, _ := found(t.Context(), tight.URL, tenant, ownJob)
+			said, _ := findingsIn(t.Context(), loki.URL, tenant, ownJob)
+			there, _ := findingsIn(t.Context(), tight.URL, tenant, ownJob)
 			t.Logf("%d said, %d there, dropped %v", len(said), len(there), drops)
 		})
 	}
@@ -304,7 +304,7 @@ func TestRebuildWithAnotherLookback(t *testing.T) {
 	first := daemon(t, long)
 	want.becomes(t, first, tenant)
 	first.Stop()
-	said, err := found(t.Context(), loki.URL, tenant, ownJob)
+	said, err := findingsIn(t.Context(), loki.URL, tenant, ownJob)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +318,7 @@ func TestRebuildWithAnotherLookback(t *testing.T) {
 		return nil
 	})
 	short.Stop()
-	again, err := found(t.Context(), loki.URL, tenant, ownJob)
+	again, err := findingsIn(t.Context(), loki.URL, tenant, ownJob)
 	if err != nil {
 		t.Fatal(err)
 	}
