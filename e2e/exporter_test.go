@@ -33,6 +33,9 @@ type config struct {
 	query    string // of the source; {job="fail2ban"} when empty
 	pageSize int    // 5000 when 0
 	push     bool   // findings go to the same tenant
+	lookback string // 30d when empty
+	clients  string // YAML of further entries of clients
+	more     string // YAML of further sections
 	timezone string // UTC when empty
 	format   string // YAML of a format of the lines' own, without its name
 	source   string // further YAML of the source, in one line
@@ -75,6 +78,9 @@ func (c config) write(t *testing.T) string {
 	if c.format != "" {
 		text = "formats:\n  - name: own\n    " + c.format + "\n" + strings.Replace(text, "    poll_interval", "    format: own\n    poll_interval", 1)
 	}
+	if c.lookback != "" {
+		text = strings.Replace(text, "    poll_interval", "    lookback: "+c.lookback+"\n    poll_interval", 1)
+	}
 	if c.push {
 		text += fmt.Sprintf(`clients:
   - url: %q
@@ -82,6 +88,7 @@ func (c config) write(t *testing.T) string {
     %s
 `, c.url, c.tenant, backoff)
 	}
+	text += c.clients + c.more
 	return writeFile(t, dir, "config.yaml", text)
 }
 

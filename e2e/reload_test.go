@@ -115,7 +115,8 @@ func TestReload(t *testing.T) {
 }
 
 func post(t *testing.T, url string) (code int, body string) { return request(t, http.MethodPost, url) }
-func get(t *testing.T, url string) (code int, body string)  { return request(t, http.MethodGet, url) }
+
+func get(t *testing.T, url string) (code int, body string) { return request(t, http.MethodGet, url) }
 
 func request(t *testing.T, method, url string) (code int, body string) {
 	t.Helper()

@@ -183,11 +183,15 @@ func (d *daemon) carry(cancel func(), ended <-chan error) *carried {
 	}
 	patience := time.NewTimer(haltWait)
 	defer patience.Stop()
+	var err error
 	select {
-	case <-ended:
+	case err = <-ended:
 	case <-patience.C:
 		cancel()
-		<-ended
+		err = <-ended
+	}
+	if err != nil {
+		d.log.Warn("the reading ended with an error", "err", err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -108,6 +108,8 @@ type daemon struct {
 	clients   []*loki.Client
 	waiting   []*pending          // sources that nothing reads yet
 	sinks     []*publish.LokiSink // of each of cfg.Clients
+	// pushClients are those of the sinks.
+	pushClients []*loki.Client
 
 	mu      sync.Mutex
 	status  []pipeline.Status
@@ -204,6 +206,8 @@ func (d *daemon) start(c *carried) {
 		feed := pipeline.NewFeed(p.feed)
 		if saved != nil {
 			feed = saved.Feed
+		} else {
+			d.readBack(p.source)
 		}
 		if status, ok := c.status(p.source.Name); ok && saved != nil {
 			d.status[i] = status
@@ -300,7 +304,7 @@ func (d *daemon) addSinks() error {
 		if err != nil {
 			return fmt.Errorf("clients[%d]: %w", i, err)
 		}
-		d.clients = append(d.clients, client)
+		d.clients, d.pushClients = append(d.clients, client), append(d.pushClients, client)
 		name := "loki"
 		if len(d.cfg.Clients) > 1 {
 			name = fmt.Sprintf("loki-%d", i)
@@ -322,6 +326,17 @@ func (d *daemon) sinksOf(source string) (sinks []pipeline.Sink) {
 		}
 	}
 	return sinks
+}
+
+// readBack has the sinks of a source that begins anew see what was said of its
+// look-back before, and of who became an offender before that.
+func (d *daemon) readBack(source *config.Source) {
+	from := time.Now().Add(-time.Duration(max(source.Lookback, d.cfg.Offenders.Window)))
+	for i, s := range d.sinks {
+		if only := d.cfg.Clients[i].Sources; len(only) == 0 || slices.Contains(only, source.Name) {
+			s.ReadBack(d.pushClients[i], from)
+		}
+	}
 }
 
 // follow reads all sources until the context ends, and lets the sinks run for

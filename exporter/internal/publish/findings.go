@@ -26,12 +26,14 @@ func (s *LokiSink) labels(host string) map[string]string {
 	return l
 }
 
-func (s *LokiSink) entry(source string, f *correlate.Finding) loki.PushEntry {
-	e := loki.PushEntry{Time: f.Time, Line: s.line(source, f)}
+// entry makes the entry of a finding and gives the finding's id.
+func (s *LokiSink) entry(source string, f *correlate.Finding) (e loki.PushEntry, id string) {
+	id = FindingID(source, f)
+	e = loki.PushEntry{Time: f.Time, Line: s.line(source, f)}
 	e.Metadata = s.metadata(source, [][2]string{
-		{"finding", string(f.Kind)}, {"finding_id", FindingID(source, f)}, {"jail", f.Jail}, {"ip", f.ID}, {"cause", findingCause(f)},
+		{"finding", string(f.Kind)}, {"finding_id", id}, {"jail", f.Jail}, {"ip", f.ID}, {"cause", findingCause(f)},
 	})
-	return e
+	return e, id
 }
 
 func (s *LokiSink) metadata(source string, pairs [][2]string) (out []loki.Label) {
@@ -49,13 +51,26 @@ func (s *LokiSink) metadata(source string, pairs [][2]string) (out []loki.Label)
 // FindingOffender is the kind of what is said of the ranking.
 const FindingOffender correlate.FindingKind = "offender"
 
+// stateRanking is the state of what is said of the ranking at a full hour.
+const stateRanking = "ranking"
+
+// metadataOf gives a value of an entry's structured metadata.
+func metadataOf(e *loki.PushEntry, name string) string {
+	for _, l := range e.Metadata {
+		if l.Name == name {
+			return l.Value
+		}
+	}
+	return ""
+}
+
 // rankingEntry is an id of the ranking. Whether and where it is banned now is
 // left empty: that would depend on when it is said, and the same finding must
 // always be the same bytes.
-func (s *LokiSink) rankingEntry(source string, f *offender.Finding) loki.PushEntry {
+func (s *LokiSink) rankingEntry(source string, f *offender.Finding) (e loki.PushEntry, id string) {
 	row := f.Row
 	row.BannedNow, row.BannedWhere = false, nil
-	state := cmp.Or(f.Reached.String(), "ranking")
+	state := cmp.Or(f.Reached.String(), stateRanking)
 	b := append(make([]byte, 0, 512), "finding="+FindingOffender...)
 	b = appendLogfmt(b, "state", state)
 	t := Table{Kind: KindOffenders, NameSource: s.o.NameSource}
@@ -66,10 +81,10 @@ func (s *LokiSink) rankingEntry(source string, f *offender.Finding) loki.PushEnt
 		}
 		b = appendLogfmt(b, names[i], v.s)
 	}
-	id := FindingID(source, &correlate.Finding{Kind: FindingOffender, ID: row.ID, Time: f.At})
+	id = FindingID(source, &correlate.Finding{Kind: FindingOffender, ID: row.ID, Time: f.At})
 	return loki.PushEntry{Time: f.At, Line: string(b), Metadata: s.metadata(source, [][2]string{
 		{"finding", string(FindingOffender)}, {"finding_id", id}, {"ip", row.ID}, {"cause", state},
-	})}
+	})}, id
 }
 
 // line is the finding as logfmt: its kind, then the columns of its row.

@@ -92,6 +92,12 @@ type LokiSink struct {
 	rounds uint64
 	signal chan struct{} // closed and made anew when any of this changes
 
+	reader   Reader // of what was said before, until that is done
+	readFrom time.Time
+	tries    int
+	known    []uint64             // ids of what was said before
+	ranked   map[string]time.Time // of each source, how far its ranking was said before
+
 	fit     map[string]int // bytes a push of a stream may have, where the server refused more
 	strikes map[string]int // of a stream: how often its first entry alone was refused for its rate
 }
@@ -103,6 +109,10 @@ type queued struct {
 	labels map[string]string
 	entry  loki.PushEntry
 	size   int
+	ids    []uint64 // short ones, of which none must have been said before
+
+	ranking bool   // of a full hour
+	source  string // of the ranking, where there are several
 }
 
 // mark says that everything of a source up to a time has a number below next.
@@ -138,13 +148,23 @@ func (s *LokiSink) Name() string { return s.o.Name }
 // the queue is full and the server takes what it is given.
 func (s *LokiSink) Publish(ctx context.Context, source string, upTo time.Time, fs []correlate.Finding, ranking []offender.Finding) {
 	for _, f := range byHost(fs) {
-		s.add(ctx, s.queued(s.labels(f.Host), s.entry(source, &f)))
+		e, id := s.entry(source, &f)
+		s.add(ctx, s.queued(s.labels(f.Host), e, idsOf(source, &f, id)))
 	}
 	if len(ranking) > 0 {
 		labels := s.labels("")
 		delete(labels, "host")
 		for _, f := range byRank(ranking) {
-			s.add(ctx, s.queued(labels, s.rankingEntry(source, &f)))
+			e, id := s.rankingEntry(source, &f)
+			n, _ := shortID(id)
+			q := s.queued(labels, e, []uint64{n})
+			if s.o.NameSource {
+				q.source = limited(valid(source))
+			}
+			if q.ranking = f.Reached == offender.None; !q.ranking {
+				q.ids = append(q.ids, becameID(q.source, metadataOf(&e, "ip"), f.Reached.String()))
+			}
+			s.add(ctx, q)
 		}
 	}
 	s.mu.Lock()
@@ -165,8 +185,8 @@ func (s *LokiSink) Taken(source string) time.Time {
 	return s.taken[source]
 }
 
-func (s *LokiSink) queued(labels map[string]string, e loki.PushEntry) queued {
-	return queued{key: labels["host"], labels: labels, entry: e, size: entrySize(&e)}
+func (s *LokiSink) queued(labels map[string]string, e loki.PushEntry, ids []uint64) queued {
+	return queued{key: labels["host"], labels: labels, entry: e, size: entrySize(&e), ids: ids}
 }
 
 func (s *LokiSink) add(ctx context.Context, q queued) {
@@ -243,6 +263,10 @@ func (s *LokiSink) commit() {
 // Run pushes what is queued until the context ends.
 func (s *LokiSink) Run(ctx context.Context) {
 	for s.ready(ctx) {
+		if s.reader != nil && !s.readBack(ctx) {
+			sleep(ctx, s.o.Pause)
+			continue
+		}
 		if err := s.round(ctx); err != nil && ctx.Err() == nil {
 			s.o.Log.Error("findings were not taken; they will be offered again", "sink", s.o.Name, "err", err)
 			sleep(ctx, s.o.Pause)
@@ -308,14 +332,17 @@ func (s *LokiSink) round(ctx context.Context) error {
 	work := s.takeOff()
 	streams := map[string][]int{} // by key, the places in work
 	var keys []string
+	done := make([]bool, len(work))
 	for i := range work {
+		if done[i] = s.isKnown(&work[i]); done[i] {
+			continue
+		}
 		key := work[i].key
 		if _, ok := streams[key]; !ok {
 			keys = append(keys, key)
 		}
 		streams[key] = append(streams[key], i)
 	}
-	done := make([]bool, len(work))
 	var errs []error
 	for _, key := range keys {
 		entries := make([]queued, 0, len(streams[key]))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/http"
 	"slices"
@@ -308,4 +309,73 @@ func TestFlushFails(t *testing.T) {
 		cancel()
 		synctest.Wait()
 	})
+}
+
+// shelf is what a Loki has of our own, or why it does not show it.
+type shelf struct {
+	ids   []string
+	errs  []error
+	query string
+}
+
+func (s *shelf) Range(_ context.Context, query string, _, _ time.Time) iter.Seq2[loki.Entry, error] {
+	s.query = query
+	return func(yield func(loki.Entry, error) bool) {
+		if len(s.errs) > 0 {
+			err := s.errs[0]
+			s.errs = s.errs[1:]
+			yield(loki.Entry{}, err)
+			return
+		}
+		for _, id := range s.ids {
+			if !yield(loki.Entry{Line: id}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// What the server has already, in whatever form, is not pushed again by a start
+// without state; what it does not have is, however old. A server that shows
+// nothing is not waited for.
+func TestReadBack(t *testing.T) {
+	down, denied := &loki.Error{Status: 503}, &loki.Error{Status: 403}
+	fs := restoresOf("web1", 10)
+	for name, c := range map[string]struct {
+		errs   []error
+		pushed int
+	}{
+		"read":   {pushed: 6},
+		"again":  {errs: []error{down, down}, pushed: 6},
+		"down":   {errs: []error{down, down, down}, pushed: 10},
+		"denied": {errs: []error{denied}, pushed: 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server, has := &strict{}, &shelf{errs: c.errs, ids: []string{"", "nonsense", strings.Repeat("f", 32)}}
+				for i := range 3 {
+					has.ids = append(has.ids, FindingID("main", &fs[2*i]))
+				}
+				asBan := fs[9]
+				asBan.Kind = correlate.FindingBan
+				has.ids = append(has.ids, FindingID("main", &asBan))
+				sink := NewLokiSink(server, LokiOptions{Pause: time.Second, Labels: map[string]string{"env": `a"b`}})
+				sink.ReadBack(has, at("00:00:00.000"))
+				ctx, cancel := context.WithCancel(t.Context())
+				go sink.Run(ctx)
+				sink.Publish(ctx, "main", at("23:00:00.000"), fs, nil)
+				if err := sink.Flush(ctx); err != nil || len(server.stored) != c.pushed {
+					t.Errorf("%v, %d pushed, want %d", err, len(server.stored), c.pushed)
+				}
+				if want := `{env="a\"b", job="` + Job + `"} | line_format "{{.finding_id}}"`; has.query != want {
+					t.Errorf("asked %s", has.query)
+				}
+				if err := loki.ValidateQuery(has.query); err != nil {
+					t.Error(err)
+				}
+				cancel()
+				synctest.Wait()
+			})
+		})
+	}
 }
