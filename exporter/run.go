@@ -209,6 +209,7 @@ func (d *daemon) addSource(i int) error {
 	sinks := d.sinksOf(s.Name)
 	o := correlateOptions(d.cfg)
 	o.Open = len(sinks) > 0
+	d.bound(&o, s.Name)
 	store, err := d.store(s)
 	if err != nil {
 		return err
