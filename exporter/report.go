@@ -26,7 +26,7 @@ import (
 // reportKinds are the kinds that `report` knows, the default first.
 var reportKinds = []string{
 	publish.KindSummary, publish.KindEvents, publish.KindRestores, publish.KindBans, publish.KindRestarts, publish.KindLost,
-	publish.KindReoffences, publish.KindOffenders, publish.KindNetworks, publish.KindCampaigns, publish.KindJails, publish.KindAdvice,
+	publish.KindReoffences, publish.KindOffenders, publish.KindNetworks, publish.KindCampaigns, publish.KindJails, publish.KindReturns, publish.KindAdvice,
 	publish.KindCoverage,
 }
 
@@ -155,7 +155,7 @@ func (r *reportCommand) readFiles(ctx context.Context, job *reportJob, inputs []
 		job.log.Warn(n)
 	}
 	if r.explain && !explained(job.kind) {
-		job.log.Warn("--explain does nothing here: it is for events, restores, bans, restarts, lost, reoffences and campaigns", "kind", job.kind)
+		job.log.Warn("--explain does nothing here: it is for events, restores, bans, restarts, lost, reoffences, offenders, networks and campaigns", "kind", job.kind)
 	}
 	part := job.part("files", correlate.Options{}, parser, func(string) *time.Location { return zone })
 	if err := part.feed.Read(ctx, files, job.from, job.to); err != nil {
@@ -414,6 +414,11 @@ func (j *reportJob) rows() (rows []publish.Row) {
 			rows = append(rows, publish.CampaignRow("", &c))
 		}
 		return rows
+	case publish.KindReturns:
+		for _, r := range everywhere(returnsOf(j.board.Freeze(), j.sources())) {
+			rows = append(rows, publish.ReturnsRow(r.Place.Source, &r))
+		}
+		return rows
 	case publish.KindAdvice:
 		sources := j.sources()
 		for _, a := range adviceOf(returnsOf(j.board.Freeze(), sources), sources, j.advice) {
@@ -444,10 +449,11 @@ func (j *reportJob) rows() (rows []publish.Row) {
 	return rows
 }
 
-// explained are the kinds whose rows are verdicts that lines can prove.
+// explained are the kinds whose rows are verdicts that lines can prove, or are
+// made of parts.
 func explained(kind string) bool {
 	switch kind {
-	case publish.KindEvents, publish.KindRestores, publish.KindBans, publish.KindRestarts, publish.KindLost, publish.KindReoffences, publish.KindCampaigns:
+	case publish.KindEvents, publish.KindRestores, publish.KindBans, publish.KindRestarts, publish.KindLost, publish.KindReoffences, publish.KindOffenders, publish.KindNetworks, publish.KindCampaigns:
 		return true
 	}
 	return false
