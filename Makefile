@@ -41,7 +41,6 @@ soak: build ## what takes long: fuzzing for 10 minutes each (FUZZTIME=10m), 50 k
 	go test -run '^$$' -fuzz FuzzForms -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/fail2ban
 	go test -run '^$$' -fuzz FuzzEngine -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/correlate
 	go test -run '^$$' -fuzz FuzzProtobuf -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/loki
-
 	cd e2e && KILLS=$(or $(KILLS),50) EXPORTER=$(CURDIR)/$(BIN) go test -count=1 -v -timeout 20m -run TestKilled .
 
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## golangci-lint with the settings of .golangci.yml

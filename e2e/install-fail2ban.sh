@@ -1,14 +1,21 @@
 #!/bin/sh
-# Installs Debian's fail2ban for TestRealFail2ban, where it is missing, and sees
-# to it that its service is not started: the test runs a server of its own.
+# Installs Debian's fail2ban for TestRealFail2ban, and nftables and ipset for
+# TestBlocklist, where they are missing, and sees to it that no service is
+# started: the tests run a server and firewalls of their own.
 #
 # It acts only as root with apt-get, and leaves a machine that systemd runs
 # alone unless CI is set: there the service would start with the next boot.
 set -eu
 
-leave() { echo "fail2ban is not installed: $1; TestRealFail2ban will ${CI:+fail}$([ -n "${CI:-}" ] || echo be skipped)" >&2; exit 0; }
+PATH=$PATH:/usr/sbin:/sbin # where a user's own path lacks them
+missing=
+command -v fail2ban-server >/dev/null || missing="$missing fail2ban"
+command -v nft >/dev/null || missing="$missing nftables"
+command -v ipset >/dev/null || missing="$missing ipset"
+[ -n "$missing" ] || exit 0
 
-command -v fail2ban-server >/dev/null && exit 0
+leave() { echo "not installed:$missing: $1; what tests it will ${CI:+fail}$([ -n "${CI:-}" ] || echo be skipped)" >&2; exit 0; }
+
 command -v apt-get >/dev/null || leave "no apt-get here"
 [ "$(id -u)" = 0 ] || leave "only root can"
 [ -n "${CI:-}" ] || [ ! -d /run/systemd/system ] || leave "not onto a machine that systemd runs"
@@ -22,7 +29,7 @@ if [ ! -e "$policy" ]; then
 fi
 
 export DEBIAN_FRONTEND=noninteractive
-install() { apt-get install -y -q --no-install-recommends fail2ban >"$log" 2>&1; }
+install() { apt-get install -y -q --no-install-recommends $missing >"$log" 2>&1; }
 log=$(mktemp)
 if ! install && ! { apt-get update -q >>"$log" 2>&1 && install; }; then
 	tail -n 20 "$log" >&2

@@ -24,6 +24,22 @@ func returnsOf(board *offender.Board, sources []publish.SourceReport) []offender
 	return board.Returns(func(source, host string) time.Time { return newest[hostKey{source, host}] })
 }
 
+// everywhere adds to the returns of each jail of each host those of each jail
+// over all hosts, and those over all.
+func everywhere(returns []offender.Returns) []offender.Returns {
+	out := slices.Clone(returns)
+	for _, r := range offender.ByJail(returns) {
+		r.Place.Host = publish.Everywhere
+		out = append(out, r)
+	}
+	if len(returns) > 0 {
+		r := offender.Total(returns)
+		r.Place = offender.Place{Source: publish.Everywhere, Host: publish.Everywhere, Jail: publish.Everywhere}
+		out = append(out, r)
+	}
+	return out
+}
+
 // banTime is a jail's ban time as advice takes it: 0 is not known.
 func banTime(j *correlate.JailReport) time.Duration {
 	switch {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,21 +56,17 @@ func (r *runCommand) run(ctx context.Context, log *slog.Logger, std stdio) error
 		fmt.Fprintln(std.err, "configuration is valid")
 		return nil
 	}
-	d, err := newDaemon(cfg, log, r.once)
+	v, err := r.supervise(cfg, log)
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer v.close()
 	l, err := net.Listen("tcp", r.web.listenAddress)
 	if err != nil {
 		return fmt.Errorf("--web.listen-address: %w", err)
 	}
-	handler, err := d.handler(&r.web)
-	if err != nil {
-		return err
-	}
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
+		Handler: v, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -92,7 +89,7 @@ func (r *runCommand) run(ctx context.Context, log *slog.Logger, std stdio) error
 	})
 	g.Go(func() error {
 		defer cancel() // when every source has ended, so has the program
-		return d.follow(ctx)
+		return v.follow(ctx)
 	})
 	return g.Wait()
 }
@@ -105,17 +102,20 @@ type daemon struct {
 	registry  *prometheus.Registry
 	self      *publish.Self
 	metrics   *publish.Metrics
+	redact    redactors
 	board     *pipeline.Board
 	origins   *enrich.Files // nil for none
 	followers []*pipeline.Follower
 	recent    []*pipeline.Recent // of each source
 	clients   []*loki.Client
+	waiting   []*pending          // sources that nothing reads yet
 	sinks     []*publish.LokiSink // of each of cfg.Clients
 	// pushClients are those of the sinks.
 	pushClients []*loki.Client
 
 	mu      sync.Mutex
 	status  []pipeline.Status
+	view    *publish.View // what /metrics shows
 	outlook outlook
 	banned  []map[string][]correlate.Place // of each source, where ids of the ranking are banned now
 	ranked  ranked
@@ -160,19 +160,31 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 	})
 }
 
+// newDaemon makes a daemon that is ready to follow.
 func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
-	d := &daemon{cfg: cfg, log: log, once: once, registry: prometheus.NewRegistry(), origins: openOrigins(&cfg.Enrich, log), status: make([]pipeline.Status, len(cfg.Sources)), banned: make([]map[string][]correlate.Place, len(cfg.Sources))}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	d, err := prepare(cfg, log, once, registry, publish.NewSelf(registry))
+	if err != nil {
+		return nil, err
+	}
+	d.start(nil)
+	return d, nil
+}
+
+// prepare makes a daemon whose sources wait for where to go on: see start. It
+// finds all that is wrong with the configuration.
+func prepare(cfg *config.Config, log *slog.Logger, once bool, registry *prometheus.Registry, self *publish.Self) (*daemon, error) {
+	d := &daemon{cfg: cfg, log: log, once: once, registry: registry, self: self, origins: openOrigins(&cfg.Enrich, log), status: make([]pipeline.Status, len(cfg.Sources)), banned: make([]map[string][]correlate.Place, len(cfg.Sources))}
+	var err error
+	if d.redact, err = newRedactors(&cfg.Privacy); err != nil {
+		return nil, err
+	}
 	d.board = pipeline.NewBoard(d.ranking())
 	d.board.Ignore = within(cfg.Offenders.Ignore)
-	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	d.self = publish.NewSelf(d.registry)
 	d.metrics = publish.NewMetrics(publish.MetricsOptions{
 		Detail: detail(cfg.Metrics.Detail), MaxHosts: cfg.Metrics.MaxHosts, MaxJails: cfg.Metrics.MaxJails, NameSource: len(cfg.Sources) > 1,
 	}, d.self)
-	d.registry.MustRegister(d.metrics)
-	d.self.ConfigReloadOK.Set(1)
-	d.self.ConfigReloadTime.SetToCurrentTime()
-	d.self.CatchingUp.Set(1)
 	if err := d.addSinks(); err != nil {
 		return nil, err
 	}
@@ -182,6 +194,34 @@ func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error)
 		}
 	}
 	return d, nil
+}
+
+// start gives each source where to go on: from what another daemon carried
+// here, from its state file, or from the beginning of its look-back.
+func (d *daemon) start(c *carried) {
+	d.registry.MustRegister(d.metrics)
+	d.self.ConfigReloadOK.Set(1)
+	d.self.ConfigReloadTime.SetToCurrentTime()
+	if c == nil {
+		d.self.CatchingUp.Set(1)
+	} else {
+		d.metrics.Set(d.shown(c.view)) // until all sources have caught up
+	}
+	for i, p := range d.waiting {
+		saved := d.resume(p, c)
+		feed := pipeline.NewFeed(p.feed)
+		if saved != nil {
+			feed = saved.Feed
+		} else {
+			d.readBack(p.source)
+		}
+		if status, ok := c.status(p.source.Name); ok && saved != nil {
+			d.status[i] = status
+		}
+		p.follow.Resume = saved
+		d.followers = append(d.followers, pipeline.NewFollower(p.follow, newLokiSource(p.source, p.client), feed, p.sinks, d.log, func(st pipeline.Status) { d.progress(i, st) }))
+	}
+	d.waiting = nil
 }
 
 func detail(s string) string {
@@ -221,18 +261,15 @@ func (d *daemon) addSource(i int) error {
 	if len(sinks) > 0 {
 		board.Tell(d.cfg.Metrics.TopOffenders)
 	}
-	samples := newSampler(d.log)
+	samples := newSampler(d.log, d.redact.log)
 	feedOptions := pipeline.FeedOptions{
 		Correlate: o, Tally: true, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
 		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
 		Unparsed: samples.unparsed,
 	}
-	saved := d.resume(s.Name, store, feedOptions, time.Duration(s.Lookback))
-	feed := pipeline.NewFeed(feedOptions)
-	if saved != nil {
-		feed = saved.Feed
-	} else {
-		d.readBack(s)
+	print, err := fingerprint(d.cfg, s)
+	if err != nil {
+		return err
 	}
 	d.status[i] = pipeline.Status{Source: s.Name}
 	lag := time.Duration(s.Lag)
@@ -241,13 +278,16 @@ func (d *daemon) addSource(i int) error {
 	}
 	recent := pipeline.NewRecent(d.cfg.API.MaxRestores)
 	d.recent = append(d.recent, recent)
-	d.followers = append(d.followers, pipeline.NewFollower(pipeline.FollowOptions{
-		Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
-		Once: d.once, Query: s.Query, Fatal: final, Store: store, Resume: saved, Recent: recent,
-		AuditWindow: time.Duration(s.AuditWindow), AuditInterval: time.Duration(s.AuditEvery),
-		Late:    func(lines int) { d.self.LateLines.Add(float64(lines)) },
-		Rebuilt: d.rebuilt,
-	}, newLokiSource(s, client), feed, sinks, d.log, func(st pipeline.Status) { d.progress(i, st) }))
+	d.waiting = append(d.waiting, &pending{
+		source: s, client: client, sinks: sinks, feed: feedOptions, fingerprint: print,
+		follow: pipeline.FollowOptions{
+			Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
+			Once: d.once, Query: s.Query, Fatal: final, Store: store, Recent: recent,
+			AuditWindow: time.Duration(s.AuditWindow), AuditInterval: time.Duration(s.AuditEvery),
+			Late:    func(lines int) { d.self.LateLines.Add(float64(lines)) },
+			Rebuilt: d.rebuilt,
+		},
+	})
 	return nil
 }
 
@@ -279,7 +319,7 @@ func (d *daemon) addSinks() error {
 		d.sinks = append(d.sinks, publish.NewLokiSink(client, d.self.Count(publish.LokiOptions{
 			Name: name, Labels: c.ExternalLabels, BatchSize: c.BatchSize, BatchWait: time.Duration(c.BatchWait),
 			QueueSize: int(c.QueueSize), QueueWait: time.Duration(c.QueueWait), Pause: time.Duration(c.Backoff.MaxPeriod),
-			NameSource: len(d.cfg.Sources) > 1, Log: d.log,
+			NameSource: len(d.cfg.Sources) > 1, Redact: d.redact.findings, Log: d.log,
 		})))
 	}
 	return nil
@@ -363,10 +403,18 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 	d.refreshOrigins(now)
 	ranking := d.rank(i, now)
 	d.lookOut(now, sources)
-	d.metrics.Set(&publish.View{
+	d.view = &publish.View{
 		At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true,
 		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: ranking.countries,
-	})
+	}
+	d.metrics.Set(d.shown(d.view))
+}
+
+// shown is a view as the metrics may show it.
+func (d *daemon) shown(v *publish.View) *publish.View {
+	hidden := *v
+	hidden.Offenders, hidden.Networks = d.redact.metrics.Offenders(v.Offenders), d.redact.metrics.Networks(v.Networks)
+	return &hidden
 }
 
 // ready says why the daemon is not ready, or nil.
@@ -393,11 +441,14 @@ func (d *daemon) close() {
 
 // sampler shows one unreadable line a minute.
 type sampler struct {
-	log  *slog.Logger
-	last time.Time
+	log    *slog.Logger
+	redact *publish.Redactor
+	last   time.Time
 }
 
-func newSampler(log *slog.Logger) *sampler { return &sampler{log: log} }
+func newSampler(log *slog.Logger, redact *publish.Redactor) *sampler {
+	return &sampler{log: log, redact: redact}
+}
 
 // maxSample is how much of a line a log message shows.
 const maxSample = 300
@@ -407,5 +458,16 @@ func (s *sampler) unparsed(l pipeline.Line) {
 		return
 	}
 	s.last = time.Now()
-	s.log.Warn("a line of fail2ban's cannot be read; one a minute is shown", "host", l.Host, "line", fmt.Sprintf("%.*q", maxSample, l.Text))
+	s.log.Warn("a line of fail2ban's cannot be read; one a minute is shown", "host", l.Host, "line", sample(l.Text, maxSample, s.redact))
+}
+
+// maxHidden bounds how much of a line is searched for addresses to hide.
+const maxHidden = 4096
+
+// sample is a line of a log as a message may show it: with addresses hidden
+// where they shall be, cut, and quoted, in this order, so that no half of an
+// address is overlooked and no escape is cut in its midst.
+func sample(line string, length int, redact *publish.Redactor) string {
+	line = redact.Text(line[:min(len(line), maxHidden)])
+	return strconv.QuoteToASCII(line[:min(len(line), length)])
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/config"
+	"fail2ban-loki-exporter/exporter/internal/loki"
 	"fail2ban-loki-exporter/exporter/internal/pipeline"
 )
 
@@ -59,33 +60,54 @@ func (d *daemon) saved(result string, stood time.Duration, err error) {
 	}
 }
 
+// pending is a source that is all set but for where to go on.
+type pending struct {
+	source      *config.Source
+	client      *loki.Client
+	sinks       []pipeline.Sink
+	feed        pipeline.FeedOptions
+	follow      pipeline.FollowOptions
+	fingerprint string
+}
+
 // resume loads what a source has come to before, or says why the look-back is
 // read again.
-func (d *daemon) resume(name string, st *pipeline.Store, o pipeline.FeedOptions, lookback time.Duration) *pipeline.Saved {
-	var saved *pipeline.Saved
-	err := pipeline.ErrNoState
-	if st != nil {
-		saved, err = st.Load(o, d.ranking())
-	}
-	if err == nil && saved.From.After(time.Now().Add(-lookback)) && saved.From.Sub(time.Now().Add(-lookback)) > time.Hour {
-		err = fmt.Errorf("state %s: it reaches back to %s only: lookback is longer now", st.Path, saved.From.UTC().Format(time.RFC3339))
+func (d *daemon) resume(p *pending, c *carried) *pipeline.Saved {
+	name, st := p.source.Name, p.follow.Store
+	saved, err := d.load(p, c)
+	reach := time.Now().Add(-time.Duration(p.source.Lookback))
+	if err == nil && saved.From.Sub(reach) > time.Hour {
+		err = fmt.Errorf("it reaches back to %s only: lookback is longer now", saved.From.UTC().Format(time.RFC3339))
 	}
 	if err == nil {
-		for result, n := range saved.Counts {
-			d.self.Lines.WithLabelValues(result).Add(float64(n))
+		if c == nil { // else they are counted already
+			for result, n := range saved.Counts {
+				d.self.Lines.WithLabelValues(result).Add(float64(n))
+			}
 		}
 		d.log.Info("going on from the state", "source_name", name, "cursor", saved.Cursor)
 		return saved
 	}
 	d.self.StateRebuilt.SetToCurrentTime()
 	switch {
-	case st == nil:
-	case errors.Is(err, pipeline.ErrNoState):
+	case errors.Is(err, pipeline.ErrNoState) && st != nil:
 		d.log.Info("no state yet: the look-back is read", "source_name", name, "path", st.Path)
-	default:
+	case errors.Is(err, pipeline.ErrForeignState) && c != nil:
+		d.log.Info("its settings have changed: the look-back is read again", "source_name", name)
+	case !errors.Is(err, pipeline.ErrNoState):
 		d.log.Warn("the state cannot be gone on from: the look-back is read again", "source_name", name, "err", err)
 	}
 	return nil
+}
+
+func (d *daemon) load(p *pending, c *carried) (*pipeline.Saved, error) {
+	if text := c.state(p.source.Name); text != nil {
+		return pipeline.LoadState(text, p.fingerprint, p.feed, d.ranking())
+	}
+	if p.follow.Store == nil {
+		return nil, pipeline.ErrNoState
+	}
+	return p.follow.Store.Load(p.feed, d.ranking())
 }
 
 // fingerprint names all settings that what is kept of a source depends on. Who

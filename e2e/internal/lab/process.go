@@ -135,11 +135,16 @@ func (s *Server) Poll(ctx context.Context, what string, try func() error) error 
 func Poll(ctx context.Context, try func() error) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
+	var last error
 	for {
 		err := try()
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() != nil && last != nil {
+			err = last // not that the last try was broken off
+		}
+		last = err
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))

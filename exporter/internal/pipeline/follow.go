@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -95,6 +96,7 @@ type Follower struct {
 	lines                 uint64
 	reading               bool // the feed is in the midst of a window
 	caughtUp              bool // all up to now had been read once
+	halt                  chan struct{}
 
 	// What comes too late: see late.go.
 	uncounted  bool // Loki counts no lines for us
@@ -114,7 +116,7 @@ func NewFollower(o FollowOptions, s Source, f *Feed, sinks []Sink, log *slog.Log
 	if o.Window == 0 {
 		o.Window = 24 * time.Hour
 	}
-	w := &Follower{o: o, source: s, feed: f, sinks: sinks, log: log, progress: progress, counts: map[string]uint64{}}
+	w := &Follower{o: o, source: s, feed: f, sinks: sinks, log: log, progress: progress, counts: map[string]uint64{}, halt: make(chan struct{})}
 	if r := o.Resume; r != nil {
 		maps.Copy(w.counts, r.Counts)
 		for _, n := range r.Counts {
@@ -169,15 +171,53 @@ func (w *Follower) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-w.halt:
+			return nil
 		case <-time.After(w.o.Poll):
 		}
+	}
+}
+
+// Halt ends the following between two windows, so that another follower can go
+// on from State. It is called once.
+func (w *Follower) Halt() { close(w.halt) }
+
+func (w *Follower) halted() bool {
+	select {
+	case <-w.halt:
+		return true
+	default:
+		return false
+	}
+}
+
+// State is all that another follower needs to go on, as a Store keeps it. It is
+// called when Run has ended. An error says that there is nothing to go on from.
+func (w *Follower) State(fingerprint string) ([]byte, error) {
+	if !w.begun || w.reading || w.rebuild != nil || w.Committed().Before(w.cursor) {
+		return nil, ErrNoState
+	}
+	head := w.head()
+	head.Fingerprint = fingerprint
+	write, err := take(head, w.feed)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = write(&b)
+	return b.Bytes(), err
+}
+
+func (w *Follower) head() stateHead {
+	return stateHead{
+		Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts, Offsets: w.offsets, Restores: w.o.Recent.all(),
 	}
 }
 
 // catchUp reads window after window up to now less the lag.
 func (w *Follower) catchUp(ctx context.Context) error {
 	end := time.Now().Add(-w.o.Lag).Truncate(time.Millisecond)
-	for w.cursor.Before(end) {
+	for w.cursor.Before(end) && !w.halted() {
 		to := w.cursor.Add(w.o.Window)
 		if to.After(end) {
 			to = end
@@ -221,9 +261,7 @@ func (w *Follower) save(last bool) {
 	if st == nil || w.o.Once || !w.begun || w.reading || w.rebuild != nil || w.Committed().Before(w.cursor) || !last && !st.due(time.Now()) {
 		return
 	}
-	st.save(stateHead{
-		Cursor: w.cursor, From: w.from, Hour: w.feed.hour(), Counts: w.counts, Offsets: w.offsets, Restores: w.o.Recent.all(),
-	}, w.feed, last)
+	st.save(w.head(), w.feed, last)
 }
 
 // leaveWait bounds how long the end waits for the sinks. What is not taken by

@@ -92,14 +92,15 @@ func (s *Store) Load(o FeedOptions, ranking offender.Options) (*Saved, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
-	saved, err := s.decode(text, o, ranking)
+	saved, err := LoadState(text, s.Fingerprint, o, ranking)
 	if err != nil {
 		return nil, fmt.Errorf("state %s: %w", s.Path, err)
 	}
 	return saved, nil
 }
 
-func (s *Store) decode(text []byte, o FeedOptions, ranking offender.Options) (*Saved, error) {
+// LoadState reads a state as Load does, from memory.
+func LoadState(text []byte, fingerprint string, o FeedOptions, ranking offender.Options) (*Saved, error) {
 	if len(text) < len(stateMagic)+crc32.Size || string(text[:len(stateMagic)-1]) != stateMagic[:len(stateMagic)-1] {
 		return nil, ErrDamagedState
 	}
@@ -115,7 +116,7 @@ func (s *Store) decode(text []byte, o FeedOptions, ranking offender.Options) (*S
 	if err := json.Unmarshal(p.next(), &head); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamagedState, err)
 	}
-	if head.Fingerprint != s.Fingerprint {
+	if head.Fingerprint != fingerprint {
 		return nil, ErrForeignState
 	}
 	feed, err := loadFeed(p, o)
@@ -170,7 +171,7 @@ func (s *Store) save(head stateHead, feed *Feed, wait bool) {
 	}
 	s.last = began
 	head.Fingerprint = s.Fingerprint
-	write, err := s.take(head, feed)
+	write, err := take(head, feed)
 	stood := time.Since(began)
 	if err != nil {
 		<-s.writing
@@ -208,7 +209,7 @@ func (s *Store) tell(result string, stood time.Duration, err error) {
 
 // take freezes the state in memory: the correlation is written at once, the
 // ranking is copied and written later. Meanwhile the loop stands still.
-func (s *Store) take(head stateHead, feed *Feed) (func(io.Writer) error, error) {
+func take(head stateHead, feed *Feed) (func(io.Writer) error, error) {
 	text, err := json.Marshal(head)
 	if err != nil {
 		return nil, err

@@ -221,9 +221,8 @@ func TestStateOfAnyLength(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := &Store{Path: path, Fingerprint: "a"}
 	for n := 0; n < len(whole); n += 1 + len(whole)/300 {
-		if _, err := st.decode(whole[:n], FeedOptions{Board: NewBoard(offender.Options{})}, offender.Options{}); err == nil {
+		if _, err := LoadState(whole[:n], "a", FeedOptions{Board: NewBoard(offender.Options{})}, offender.Options{}); err == nil {
 			t.Fatalf("%d of %d bytes were taken for a state", n, len(whole))
 		}
 	}

@@ -172,8 +172,8 @@ func offenders() []offender.Row {
 
 func networkRows() []offender.Network {
 	return []offender.Network{
-		{Rank: 1, Network: "192.0.2.0/24", Score: 31.25, Offenders: 3, Bans: 11, Failures: 60, Hosts: 2},
-		{Rank: 2, Network: "2001:db8::/48", Score: 16, Offenders: 1, Bans: 1, Hosts: 1},
+		{Rank: 1, Network: "192.0.2.0/24", Score: 31.25, Offenders: 3, Bans: 11, Failures: 60, Hosts: 2, Share: 3.0 / 256},
+		{Rank: 2, Network: "2001:db8::/48", Score: 16, Offenders: 1, Bans: 1, Hosts: 1, Share: 1.0 / (1 << 16) / (1 << 64)},
 	}
 }
 

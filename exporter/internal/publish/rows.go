@@ -32,7 +32,7 @@ const (
 // Kinds lists the kinds in the order in which help texts show them.
 var Kinds = []string{
 	KindSummary, KindEvents, KindRestores, KindBans, KindRestarts, KindLost, KindReoffences, KindOffenders, KindNetworks, KindCampaigns,
-	KindJails, KindAdvice, KindCoverage,
+	KindJails, KindReturns, KindAdvice, KindCoverage,
 }
 
 // Row is one row of a kind, its values in the order of the kind's columns.
@@ -80,6 +80,7 @@ var columns = map[string][]string{
 	KindNetworks:   names(networkColumns),
 	KindCampaigns:  names(campaignColumns),
 	KindJails:      names(jailColumns),
+	KindReturns:    names(returnsColumns),
 	KindAdvice:     names(adviceColumns),
 	KindEvaluation: names(evaluationColumns),
 	KindCoverage:   names(coverageColumns),
@@ -228,6 +229,9 @@ var networkColumns = []column[offender.Network]{
 	{"bans", func(n *offender.Network) Value { return intValue(n.Bans) }},
 	{"failures", func(n *offender.Network) Value { return intValue(n.Failures) }},
 	{"hosts", func(n *offender.Network) Value { return intValue(n.Hosts) }},
+	{"share", func(n *offender.Network) Value {
+		return maybe(correlate.Maybe[float64]{V: n.Share, OK: n.Share > 0}, shareValue)
+	}},
 }
 
 var campaignColumns = []column[offender.Campaign]{
@@ -356,10 +360,18 @@ func ReoffenceRow(source string, r *correlate.Reoffence) Row {
 }
 
 // OffenderRow makes a row of the kind `offenders`.
-func OffenderRow(source string, o *offender.Row) Row { return makeRow(source, offenderColumns, o) }
+func OffenderRow(source string, o *offender.Row) Row {
+	r := makeRow(source, offenderColumns, o)
+	r.Detail = offenderDetail(o)
+	return r
+}
 
 // NetworkRow makes a row of the kind `networks`.
-func NetworkRow(source string, n *offender.Network) Row { return makeRow(source, networkColumns, n) }
+func NetworkRow(source string, n *offender.Network) Row {
+	r := makeRow(source, networkColumns, n)
+	r.Detail = scoreDetail(&n.Parts)
+	return r
+}
 
 // CampaignRow makes a row of the kind `campaigns`. What explains it are its ids.
 func CampaignRow(source string, c *offender.Campaign) Row {

@@ -29,11 +29,13 @@ func TestColumns(t *testing.T) {
 		"lost":       "host,jail,id,ban_started,lifted,planned_end,restart_started,confidence",
 		"reoffences": "host,jail,id,previous_ended,previous_ended_by,time,delay_seconds,premature,previous_bantime_seconds",
 		"offenders":  "rank,id,score,bans,restores,failures,gap_failures,hosts,jails,first_seen,last_seen,last_ban,banned_now,banned_where,escalated,network,country,asn",
-		"networks":   "rank,network,score,offenders,bans,failures,hosts",
-		"campaigns":  "rank,ids,networks,hosts,jails,started,ended,failures,bans",
-		"advice":     "host,jail,bantime,reoffences,within_1h,within_1d,within_7d,suggested_bantime,reason",
-		"jails":      "host,jail,bantime,findtime,maxretry,log_bans,bans,restored_bans,reread_bans,unbans_expired,unbans_manual,unbans_shutdown,failures,banned_now,lost_bans,reoffences,median_reoffence_seconds",
-		"coverage":   "host,first_line,last_line,lines,events,unparsed,lifecycle_lines,timezone,timezone_source,settings_seen",
+		"networks":   "rank,network,score,offenders,bans,failures,hosts,share",
+		"returns": "host,jail,ends,reoffences,median_seconds,away_1h,away_1d,away_7d,away_30d,next_failures,next_failure_median_seconds," +
+			"no_failure_1h,no_failure_1d,no_failure_7d,no_failure_30d,banned_hours,failures_before_per_hour,failures_during_per_hour,failures_after_per_hour",
+		"campaigns": "rank,ids,networks,hosts,jails,started,ended,failures,bans",
+		"advice":    "host,jail,bantime,reoffences,within_1h,within_1d,within_7d,suggested_bantime,reason",
+		"jails":     "host,jail,bantime,findtime,maxretry,log_bans,bans,restored_bans,reread_bans,unbans_expired,unbans_manual,unbans_shutdown,failures,banned_now,lost_bans,reoffences,median_reoffence_seconds",
+		"coverage":  "host,first_line,last_line,lines,events,unparsed,lifecycle_lines,timezone,timezone_source,settings_seen",
 		"summary": "host,log_bans,bans,bans_new,bans_gap,bans_manual,bans_unknown,restored_bans,restored_clean_restart,restored_crash,restored_jail_restart,restored_zombie,restored_orphan,restored_unknown," +
 			"reread_bans,restarts,restarts_clean,restarts_crash,restarts_unknown,unbans_expired,unbans_shutdown,unbans_jail_stop,unbans_manual,unbans_unknown," +
 			"failures,gap_failures,median_gap_seconds,longest_gap_seconds,banned_now,unprotected_now,lost_bans,reoffences",
@@ -72,6 +74,14 @@ func rowsOf() map[string][]Row {
 		{Place: offender.Place{Host: "web2", Jail: "sshd"}, Reason: "too little data: 3 bans have ended, 20 are needed"},
 	} {
 		rows[KindAdvice] = append(rows[KindAdvice], AdviceRow("main", &a))
+	}
+	back := offender.Returns{Place: offender.Place{Host: "web1", Jail: "sshd"}, Ends: 3, Before: 20, During: 2, After: 7, Banned: 4 * time.Hour}
+	back.ToBan.Add(30*time.Minute, true)
+	back.ToBan.Add(2*time.Hour, true)
+	back.ToBan.Add(48*time.Hour, false)
+	back.ToFailure.Add(time.Minute, true)
+	rows[KindReturns] = []Row{
+		ReturnsRow("main", &back), ReturnsRow("main", &offender.Returns{Place: offender.Place{Host: Everywhere, Jail: "web"}}),
 	}
 	s := summary()
 	rows[KindJails] = JailRows(&s.Sources[0])

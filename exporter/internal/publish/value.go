@@ -99,6 +99,11 @@ func floatValue(f float64) Value {
 	return Value{s: strconv.FormatFloat(math.Round(f*1000)/1000, 'f', -1, 64), form: literal}
 }
 
+// shareValue is a part of a whole, to three digits however small it is.
+func shareValue(f float64) Value {
+	return Value{s: strconv.FormatFloat(f, 'g', 3, 64), form: literal}
+}
+
 // csv is the value as a CSV cell. A spreadsheet takes a text for a formula by
 // its first character; an apostrophe there makes it a text for good.
 func (v Value) csv() string {
