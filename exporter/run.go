@@ -125,7 +125,7 @@ const outlookEvery = time.Minute
 // lookOut has the outlook made anew where it is due: the first one at once,
 // the others beside what goes on, for the next view. It is called with d.mu.
 func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
-	if d.outlook.busy || d.rebuilding() || now.Sub(d.outlook.made) < outlookEvery {
+	if d.outlook.busy || d.rebuilding() || !d.once && now.Sub(d.outlook.made) < outlookEvery {
 		return
 	}
 	board := d.board.Freeze()
@@ -135,7 +135,7 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 			jails: jailOutlooks(returnsOf(board, sources), sources, adviceOptions(d.cfg)),
 		}
 	}
-	if d.outlook.made.IsZero() {
+	if d.outlook.made.IsZero() || d.once {
 		d.outlook = look()
 		return
 	}
