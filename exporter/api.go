@@ -243,6 +243,6 @@ func (d *daemon) apiRestores(_ *apiView, values url.Values) ([]byte, string, err
 // rows writes rows as one JSON array, each as `report` writes it.
 func (d *daemon) rows(kind string, rows iter.Seq[publish.Row]) []byte {
 	var b bytes.Buffer
-	_ = publish.WriteJSONArray(&b, publish.Table{Kind: kind, NameSource: len(d.cfg.Sources) > 1, Rows: rows}) // memory takes all
+	_ = publish.WriteJSONArray(&b, publish.Table{Kind: kind, NameSource: len(d.cfg.Sources) > 1, Redact: d.redact.api, Rows: rows}) // memory takes all
 	return b.Bytes()
 }

@@ -44,6 +44,9 @@ func (k *checkCommand) run(ctx context.Context, log *slog.Logger, std stdio) err
 	if err != nil {
 		return err
 	}
+	if _, err := newRedactors(&cfg.Privacy); err != nil {
+		return err
+	}
 	fmt.Fprint(std.out, cfg.String())
 	if k.offline {
 		fmt.Fprintln(std.err, "configuration is valid; nothing was asked (--offline)")

@@ -9,10 +9,10 @@ import (
 	"log/slog"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"fail2ban-loki-exporter/exporter/internal/config"
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/fail2ban"
 	"fail2ban-loki-exporter/exporter/internal/offender"
@@ -44,6 +44,7 @@ type reportCommand struct {
 	noColor        bool
 	failOnUnparsed bool
 	explain        bool
+	redact         bool
 	evaluate       bool
 	lineFormat     string
 }
@@ -64,6 +65,7 @@ func addReport(app *kingpin.Application, c *common, commands map[string]command)
 	cmd.Flag("no-color", "No colours (there are none yet; scripts may say so).").BoolVar(&r.noColor)
 	cmd.Flag("fail-on-unparsed", "Fail when a line of fail2ban's cannot be read.").BoolVar(&r.failOnUnparsed)
 	cmd.Flag("explain", "Add to each row the log's lines that prove its verdict.").BoolVar(&r.explain)
+	cmd.Flag("redact", "Hide whom the rows are about: as privacy.report says, else addresses are cut to /24 and /64.").BoolVar(&r.redact)
 	cmd.Flag("evaluate", "With offenders: how many of each midnight's first were banned in the day after, beside other ways of ranking.").BoolVar(&r.evaluate)
 	commands[cmd.FullCommand()] = r.run
 }
@@ -89,6 +91,9 @@ func (r *reportCommand) run(ctx context.Context, log *slog.Logger, std stdio) er
 		kind = publish.KindEvaluation
 	}
 	job := &reportJob{kind: kind, from: from, to: to, now: now, log: log, top: r.top, explain: r.explain}
+	if r.redact {
+		job.redact = publish.NewTruncator(nil)
+	}
 	inputs := slices.Concat(files, r.inputs)
 	if len(inputs) == 0 && r.lineFormat != "" {
 		return usageError{errors.New("--line-format is for files; a source of Loki has its `format` in the configuration")}
@@ -174,9 +179,21 @@ func (r *reportCommand) rankFiles(job *reportJob) error {
 	if err != nil {
 		return err
 	}
+	if err := r.hide(job, cfg); err != nil {
+		return err
+	}
 	job.rankBy(withOrigins(offenderOptions(cfg), openOrigins(&cfg.Enrich, job.log)), adviceOptions(cfg))
 	job.board.Ignore = within(cfg.Offenders.Ignore)
 	return nil
+}
+
+// hide has the report hide ids as the configuration or --redact says.
+func (r *reportCommand) hide(job *reportJob, cfg *config.Config) error {
+	redact, err := newRedactors(&cfg.Privacy)
+	if redact.report != nil {
+		job.redact = redact.report
+	}
+	return err
 }
 
 func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
@@ -185,6 +202,9 @@ func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 		return usageError{errors.New("nothing to read: name fail2ban's log file, or the configuration that names your Loki (--config.file)")}
 	}
 	if err != nil {
+		return err
+	}
+	if err := r.hide(job, cfg); err != nil {
 		return err
 	}
 	job.rankBy(withOrigins(offenderOptions(cfg), openOrigins(&cfg.Enrich, job.log)), adviceOptions(cfg))
@@ -259,6 +279,7 @@ type reportJob struct {
 	facts    []fact // where the ranking is evaluated
 	top      int
 	explain  bool
+	redact   *publish.Redactor
 
 	parts         []*reportPart
 	unparsed      int
@@ -302,7 +323,7 @@ func (j *reportJob) part(name string, o correlate.Options, parser fail2ban.Optio
 		Count: func(string) { p.lines++ },
 		Unparsed: func(l pipeline.Line) {
 			if j.unparsed++; j.unparsed == 1 {
-				j.firstUnparsed = strconv.Quote(l.Text[:min(len(l.Text), 200)])
+				j.firstUnparsed = sample(l.Text, 200, j.redact)
 			}
 		},
 	})
@@ -362,9 +383,9 @@ const defaultTop = 100
 
 func (j *reportJob) write(w io.Writer, format string) error {
 	if j.kind == publish.KindSummary && format == "table" {
-		return publish.WriteSummary(w, publish.Summary{At: j.now, Sources: j.sources(), Offenders: j.offenders(10)})
+		return publish.WriteSummary(w, publish.Summary{At: j.now, Sources: j.sources(), Offenders: j.redact.Offenders(j.offenders(10))})
 	}
-	t := publish.Table{Kind: j.kind, NameSource: len(j.parts) > 1, Explain: j.explain && explained(j.kind), Rows: slices.Values(j.rows())}
+	t := publish.Table{Kind: j.kind, NameSource: len(j.parts) > 1, Explain: j.explain && explained(j.kind), Redact: j.redact, Rows: slices.Values(j.rows())}
 	switch format {
 	case "csv":
 		return publish.WriteCSV(w, t)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,6 +102,7 @@ type daemon struct {
 	registry  *prometheus.Registry
 	self      *publish.Self
 	metrics   *publish.Metrics
+	redact    redactors
 	board     *pipeline.Board
 	origins   *enrich.Files // nil for none
 	followers []*pipeline.Follower
@@ -174,6 +176,10 @@ func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error)
 // finds all that is wrong with the configuration.
 func prepare(cfg *config.Config, log *slog.Logger, once bool, registry *prometheus.Registry, self *publish.Self) (*daemon, error) {
 	d := &daemon{cfg: cfg, log: log, once: once, registry: registry, self: self, origins: openOrigins(&cfg.Enrich, log), status: make([]pipeline.Status, len(cfg.Sources)), banned: make([]map[string][]correlate.Place, len(cfg.Sources))}
+	var err error
+	if d.redact, err = newRedactors(&cfg.Privacy); err != nil {
+		return nil, err
+	}
 	d.board = pipeline.NewBoard(d.ranking())
 	d.board.Ignore = within(cfg.Offenders.Ignore)
 	d.metrics = publish.NewMetrics(publish.MetricsOptions{
@@ -199,7 +205,7 @@ func (d *daemon) start(c *carried) {
 	if c == nil {
 		d.self.CatchingUp.Set(1)
 	} else {
-		d.metrics.Set(c.view) // until all sources have caught up
+		d.metrics.Set(d.shown(c.view)) // until all sources have caught up
 	}
 	for i, p := range d.waiting {
 		saved := d.resume(p, c)
@@ -243,6 +249,7 @@ func (d *daemon) addSource(i int) error {
 	sinks := d.sinksOf(s.Name)
 	o := correlateOptions(d.cfg)
 	o.Open = len(sinks) > 0
+	d.bound(&o, s.Name)
 	store, err := d.store(s)
 	if err != nil {
 		return err
@@ -254,7 +261,7 @@ func (d *daemon) addSource(i int) error {
 	if len(sinks) > 0 {
 		board.Tell(d.cfg.Metrics.TopOffenders)
 	}
-	samples := newSampler(d.log)
+	samples := newSampler(d.log, d.redact.log)
 	feedOptions := pipeline.FeedOptions{
 		Correlate: o, Tally: true, Parser: parser, Zone: zone, Newest: time.Now(), Board: board,
 		Count:    func(result string) { d.self.Lines.WithLabelValues(result).Inc() },
@@ -312,7 +319,7 @@ func (d *daemon) addSinks() error {
 		d.sinks = append(d.sinks, publish.NewLokiSink(client, d.self.Count(publish.LokiOptions{
 			Name: name, Labels: c.ExternalLabels, BatchSize: c.BatchSize, BatchWait: time.Duration(c.BatchWait),
 			QueueSize: int(c.QueueSize), QueueWait: time.Duration(c.QueueWait), Pause: time.Duration(c.Backoff.MaxPeriod),
-			NameSource: len(d.cfg.Sources) > 1, Log: d.log,
+			NameSource: len(d.cfg.Sources) > 1, Redact: d.redact.findings, Log: d.log,
 		})))
 	}
 	return nil
@@ -400,7 +407,14 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 		At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true,
 		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: ranking.countries,
 	}
-	d.metrics.Set(d.view)
+	d.metrics.Set(d.shown(d.view))
+}
+
+// shown is a view as the metrics may show it.
+func (d *daemon) shown(v *publish.View) *publish.View {
+	hidden := *v
+	hidden.Offenders, hidden.Networks = d.redact.metrics.Offenders(v.Offenders), d.redact.metrics.Networks(v.Networks)
+	return &hidden
 }
 
 // ready says why the daemon is not ready, or nil.
@@ -427,11 +441,14 @@ func (d *daemon) close() {
 
 // sampler shows one unreadable line a minute.
 type sampler struct {
-	log  *slog.Logger
-	last time.Time
+	log    *slog.Logger
+	redact *publish.Redactor
+	last   time.Time
 }
 
-func newSampler(log *slog.Logger) *sampler { return &sampler{log: log} }
+func newSampler(log *slog.Logger, redact *publish.Redactor) *sampler {
+	return &sampler{log: log, redact: redact}
+}
 
 // maxSample is how much of a line a log message shows.
 const maxSample = 300
@@ -441,5 +458,16 @@ func (s *sampler) unparsed(l pipeline.Line) {
 		return
 	}
 	s.last = time.Now()
-	s.log.Warn("a line of fail2ban's cannot be read; one a minute is shown", "host", l.Host, "line", fmt.Sprintf("%.*q", maxSample, l.Text))
+	s.log.Warn("a line of fail2ban's cannot be read; one a minute is shown", "host", l.Host, "line", sample(l.Text, maxSample, s.redact))
+}
+
+// maxHidden bounds how much of a line is searched for addresses to hide.
+const maxHidden = 4096
+
+// sample is a line of a log as a message may show it: with addresses hidden
+// where they shall be, cut, and quoted, in this order, so that no half of an
+// address is overlooked and no escape is cut in its midst.
+func sample(line string, length int, redact *publish.Redactor) string {
+	line = redact.Text(line[:min(len(line), maxHidden)])
+	return strconv.QuoteToASCII(line[:min(len(line), length)])
 }

@@ -768,12 +768,3 @@ func (c *Config) setDirectory(dir string) {
 	}
 	c.Privacy.KeyFile = promconfig.JoinDir(dir, c.Privacy.KeyFile)
 }
-
-// String is the configuration as YAML, with its secrets masked.
-func (c *Config) String() string {
-	text, err := yaml.Marshal(c)
-	if err != nil {
-		return fmt.Sprintf("# %v", err)
-	}
-	return string(text)
-}

@@ -217,6 +217,17 @@ func TestSecretsAreMasked(t *testing.T) {
 	if s := c.String(); strings.Contains(s, "geheim") || !strings.Contains(s, "<secret>") {
 		t.Error(s)
 	}
+	hidden, err := Load([]byte("sources:\n  - url: http://h/x?token=geheim\n    http_headers: {X-Key: {values: [geheim]}, X-Other: {secrets: [geheim]}}\n    proxy_url: http://a:geheim@p\n    proxy_connect_header: {A: [geheim]}\n"+
+		"clients: [{url: 'http://h?t=geheim', authorization: {credentials: geheim}, http_headers: {X-Key: {values: [geheim]}}}]"), false, Validators{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := hidden.String(); strings.Contains(s, "geheim") || !strings.Contains(s, "X-Key") {
+		t.Error(s)
+	}
+	if hidden.Sources[0].HTTP.HTTPHeaders.Headers["X-Key"].Values[0] != "geheim" || hidden.Clients[0].URL.RawQuery != "t=geheim" {
+		t.Error("the values themselves are gone")
+	}
 	if c.Sources[0].HTTP.BasicAuth.Password != promconfig.Secret("geheim") {
 		t.Error("the password itself is gone")
 	}

@@ -28,10 +28,10 @@ func (s *LokiSink) labels(host string) map[string]string {
 
 // entry makes the entry of a finding and gives the finding's id.
 func (s *LokiSink) entry(source string, f *correlate.Finding) (e loki.PushEntry, id string) {
-	id = FindingID(source, f)
-	e = loki.PushEntry{Time: f.Time, Line: s.line(source, f)}
+	id = s.findingID(source, f)
+	e = loki.PushEntry{Time: f.Time, Line: s.line(source, f, id)}
 	e.Metadata = s.metadata(source, [][2]string{
-		{"finding", string(f.Kind)}, {"finding_id", id}, {"jail", f.Jail}, {"ip", f.ID}, {"cause", findingCause(f)},
+		{"finding", string(f.Kind)}, {"finding_id", id}, {"jail", f.Jail}, {"ip", s.o.Redact.ID(f.ID)}, {"cause", findingCause(f)},
 	})
 	return e, id
 }
@@ -75,21 +75,22 @@ func (s *LokiSink) rankingEntry(source string, f *offender.Finding) (e loki.Push
 	b = appendLogfmt(b, "state", state)
 	t := Table{Kind: KindOffenders, NameSource: s.o.NameSource}
 	names := t.columns()
-	for i, v := range t.values(OffenderRow(source, &row)) {
+	for i, v := range t.values(s.o.Redact.row(KindOffenders, OffenderRow(source, &row))) {
 		if names[i] == "banned_now" {
 			v = Value{}
 		}
 		b = appendLogfmt(b, names[i], v.s)
 	}
-	id = FindingID(source, &correlate.Finding{Kind: FindingOffender, ID: row.ID, Time: f.At})
-	return loki.PushEntry{Time: f.At, Line: string(b), Metadata: s.metadata(source, [][2]string{
-		{"finding", string(FindingOffender)}, {"finding_id", id}, {"ip", row.ID}, {"cause", state},
+	id = s.findingID(source, &correlate.Finding{Kind: FindingOffender, ID: row.ID, Time: f.At})
+	return loki.PushEntry{Time: f.At, Line: s.told(b, id), Metadata: s.metadata(source, [][2]string{
+		{"finding", string(FindingOffender)}, {"finding_id", id}, {"ip", s.o.Redact.ID(row.ID)}, {"cause", state},
 	})}, id
 }
 
 // line is the finding as logfmt: its kind, then the columns of its row.
-func (s *LokiSink) line(source string, f *correlate.Finding) string {
+func (s *LokiSink) line(source string, f *correlate.Finding, id string) string {
 	kind, row := FindingRow(source, f)
+	row = s.o.Redact.row(kind, row)
 	b := append(make([]byte, 0, 512), "finding="...)
 	b = append(b, f.Kind...)
 	open := f.Kind == correlate.FindingBan && f.Ban.EndedBy == correlate.EndedOpen
@@ -104,7 +105,26 @@ func (s *LokiSink) line(source string, f *correlate.Finding) string {
 		}
 		b = appendLogfmt(b, names[i], v.s)
 	}
-	return string(b)
+	return s.told(b, id)
+}
+
+// told ends a line. Those of two addresses of one network may be equal once
+// these are cut, and of equal ones Loki keeps one: then the line has the id.
+func (s *LokiSink) told(line []byte, id string) string {
+	if s.o.Redact != nil {
+		line = appendLogfmt(line, "finding_id", id)
+	}
+	return string(line)
+}
+
+// findingID is the finding's id. Where addresses are hidden it is keyed too:
+// all else that it is made of is known, and addresses are soon tried out.
+func (s *LokiSink) findingID(source string, f *correlate.Finding) string {
+	id := FindingID(source, f)
+	if s.o.Redact == nil {
+		return id
+	}
+	return hex.EncodeToString(s.o.Redact.sum(id)[:16])
 }
 
 // growing are the columns of an open ban that say how long so far: they depend

@@ -135,7 +135,7 @@ func (s *LokiSink) isKnown(q *queued) bool {
 // restore or the start of a ban, whichever the log before it says, which a
 // shorter look-back does not have: then the same line of the log would be said
 // as the other.
-func idsOf(source string, f *correlate.Finding, id string) []uint64 {
+func (s *LokiSink) idsOf(source string, f *correlate.Finding, id string) []uint64 {
 	ids := make([]uint64, 0, 2)
 	if n, ok := shortID(id); ok {
 		ids = append(ids, n)
@@ -149,7 +149,7 @@ func idsOf(source string, f *correlate.Finding, id string) []uint64 {
 	default:
 		return ids
 	}
-	if n, ok := shortID(FindingID(source, &other)); ok {
+	if n, ok := shortID(s.findingID(source, &other)); ok {
 		ids = append(ids, n)
 	}
 	return ids

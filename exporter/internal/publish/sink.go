@@ -57,6 +57,8 @@ type LokiOptions struct {
 	// NameSource writes the source into the line and the metadata; set with
 	// more than one source.
 	NameSource bool
+	// Redact, where set, hides whom the findings are about; it must have a key.
+	Redact *Redactor
 	// Log is told what goes wrong. Default none.
 	Log *slog.Logger
 	// Batch, where set, is told what became of each batch.
@@ -149,7 +151,7 @@ func (s *LokiSink) Name() string { return s.o.Name }
 func (s *LokiSink) Publish(ctx context.Context, source string, upTo time.Time, fs []correlate.Finding, ranking []offender.Finding) {
 	for _, f := range byHost(fs) {
 		e, id := s.entry(source, &f)
-		s.add(ctx, s.queued(s.labels(f.Host), e, idsOf(source, &f, id)))
+		s.add(ctx, s.queued(s.labels(f.Host), e, s.idsOf(source, &f, id)))
 	}
 	if len(ranking) > 0 {
 		labels := s.labels("")

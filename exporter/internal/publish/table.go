@@ -20,7 +20,9 @@ type Table struct {
 	// Explain adds the columns `detail` and `evidence`: the log's lines that
 	// prove a row.
 	Explain bool
-	Rows    iter.Seq[Row]
+	// Redact, where set, hides whom the rows are about.
+	Redact *Redactor
+	Rows   iter.Seq[Row]
 }
 
 func (t Table) columns() []string {
@@ -34,6 +36,7 @@ func (t Table) columns() []string {
 	return names
 }
 
+// values gives the values of a row that Redact has been at.
 func (t Table) values(r Row) []Value {
 	values := r.Values
 	if t.NameSource {
@@ -81,7 +84,7 @@ func WriteCSV(w io.Writer, t Table) error {
 	}
 	cells := make([]string, len(header))
 	for r := range t.Rows {
-		for i, v := range t.values(r) {
+		for i, v := range t.values(t.Redact.row(t.Kind, r)) {
 			cells[i] = v.csv()
 		}
 		if err := cw.Write(cells); err != nil {
@@ -129,6 +132,7 @@ func WriteJSONArray(w io.Writer, t Table) error {
 // AppendJSON appends one row as a JSON object, as WriteJSON writes it.
 func (t Table) AppendJSON(b []byte, r Row) []byte {
 	names := t.columns()
+	r = t.Redact.row(t.Kind, r)
 	b = append(b, '{')
 	for i, v := range t.values(r) {
 		if i > 0 {
@@ -153,6 +157,7 @@ func WriteTable(w io.Writer, t Table) error {
 	short.Explain = false // the lines stand beneath their row
 	g.header = short.columns()
 	for r := range t.Rows {
+		r = t.Redact.row(t.Kind, r)
 		values := short.values(r)
 		if t.Explain {
 			g.notes = append(g.notes, notes(r))
