@@ -105,15 +105,25 @@ func TestFaults(t *testing.T) {
 	undisturbed := daemonOf(t, config{tenant: calm, push: true, source: reading}.write(t))
 
 	faults := map[string]func(t *testing.T) fault{
-		"slow":   func(t *testing.T) fault { return toxic(t, loki.URL, `{"type":"latency","attributes":{"latency":300,"jitter":200}}`, false) },
-		"cut":    func(t *testing.T) fault { return toxic(t, loki.URL, `{"type":"reset_peer","attributes":{"timeout":20}}`, true) },
-		"torn":   func(t *testing.T) fault { return toxic(t, loki.URL, `{"type":"limit_data","attributes":{"bytes":9000}}`, false) },
-		"silent": func(t *testing.T) fault { return toxic(t, loki.URL, `{"type":"timeout","attributes":{"timeout":0}}`, true) },
-		"gone":   func(t *testing.T) fault { return gone(t, loki.URL) },
+		"slow": func(t *testing.T) fault {
+			return toxic(t, loki.URL, `{"type":"latency","attributes":{"latency":300,"jitter":200}}`, false)
+		},
+		"cut": func(t *testing.T) fault {
+			return toxic(t, loki.URL, `{"type":"reset_peer","attributes":{"timeout":20}}`, true)
+		},
+		"torn": func(t *testing.T) fault {
+			return toxic(t, loki.URL, `{"type":"limit_data","attributes":{"bytes":9000}}`, false)
+		},
+		"silent": func(t *testing.T) fault {
+			return toxic(t, loki.URL, `{"type":"timeout","attributes":{"timeout":0}}`, true)
+		},
+		"gone": func(t *testing.T) fault { return gone(t, loki.URL) },
 		"some": func(t *testing.T) fault {
 			return refusing(t, loki.URL, false, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway)
 		},
-		"refuses": func(t *testing.T) fault { return refusing(t, loki.URL, true, http.StatusServiceUnavailable, http.StatusBadGateway) },
+		"refuses": func(t *testing.T) fault {
+			return refusing(t, loki.URL, true, http.StatusServiceUnavailable, http.StatusBadGateway)
+		},
 	}
 	t.Run("faults", func(t *testing.T) { // ends when all of them have
 		for name, make := range faults {
