@@ -8,13 +8,11 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/common/model"
-	"gopkg.in/yaml.v3"
 )
 
 // checkCommand validates the configuration and probes what it names.
@@ -123,20 +121,8 @@ func healthClient() *http.Client {
 	return &http.Client{Transport: t}
 }
 
-// speaksTLS reads a web configuration file.
+// speaksTLS tells whether a web configuration file asks for TLS.
 func speaksTLS(file string) (bool, error) {
-	if file == "" {
-		return false, nil
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return false, err
-	}
-	var c struct {
-		TLS map[string]any `yaml:"tls_server_config"`
-	}
-	if err := yaml.Unmarshal(text, &c); err != nil {
-		return false, fmt.Errorf("%s: %w", file, err)
-	}
-	return len(c.TLS) > 0, nil
+	c, err := readWebConfig(file)
+	return len(c.TLS) > 0, err
 }

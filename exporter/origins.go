@@ -50,7 +50,11 @@ func withOrigins(o offender.Options, files *enrich.Files) offender.Options {
 }
 
 // ranking says how this daemon ranks.
-func (d *daemon) ranking() offender.Options { return withOrigins(offenderOptions(d.cfg), d.origins) }
+func (d *daemon) ranking() offender.Options {
+	o := withOrigins(offenderOptions(d.cfg), d.origins)
+	o.MaxIDs = d.cfg.State.MaxTrackedKeys
+	return o
+}
 
 // refreshOrigins takes new versions of the files.
 func (d *daemon) refreshOrigins(now time.Time) {

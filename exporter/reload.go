@@ -155,6 +155,7 @@ func (v *supervisor) prepare(d *daemon) (*daemon, error) {
 // carried is what one daemon hands to the next.
 type carried struct {
 	view     *publish.View
+	api      *apiView
 	statuses map[string]pipeline.Status
 	states   map[string][]byte
 }
@@ -198,7 +199,7 @@ func (d *daemon) carry(cancel func(), ended <-chan error) *carried {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c := &carried{view: d.view, statuses: map[string]pipeline.Status{}, states: map[string][]byte{}}
+	c := &carried{view: d.view, api: d.api.Load(), statuses: map[string]pipeline.Status{}, states: map[string][]byte{}}
 	for i, f := range d.followers {
 		s := &d.cfg.Sources[i]
 		c.statuses[s.Name] = d.status[i]

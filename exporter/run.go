@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -24,7 +23,6 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -65,22 +63,11 @@ func (r *runCommand) run(ctx context.Context, log *slog.Logger, std stdio) error
 	if err != nil {
 		return fmt.Errorf("--web.listen-address: %w", err)
 	}
-	server := &http.Server{
-		Handler: v, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-	}
+	server := newServer(v, &r.web)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		err := web.Serve(l, server, &web.FlagConfig{
-			WebListenAddresses: &[]string{l.Addr().String()}, WebSystemdSocket: new(bool), WebConfigFile: &r.web.configFile,
-		}, log)
-		if errors.Is(err, http.ErrServerClosed) {
-			return nil
-		}
-		return fmt.Errorf("web server: %w", err)
-	})
+	g.Go(func() error { return v.serve(l, server) })
 	g.Go(func() error {
 		<-ctx.Done()
 		stop, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -120,7 +107,8 @@ type daemon struct {
 	outlook outlook
 	banned  []map[string][]correlate.Place // of each source, where ids of the ranking are banned now
 	ranked  ranked
-	api     atomic.Pointer[apiView] // nil before all have caught up
+	save    atomic.Pointer[lastSave] // nil before the first
+	api     atomic.Pointer[apiView]  // nil before all have caught up
 	looking sync.WaitGroup
 }
 
@@ -213,6 +201,7 @@ func (d *daemon) start(c *carried) {
 		d.self.CatchingUp.Set(1)
 	} else {
 		d.show(c.view) // until all sources have caught up
+		d.api.Store(c.api)
 	}
 	for i, p := range d.waiting {
 		saved := d.resume(p, c)
@@ -256,6 +245,7 @@ func (d *daemon) addSource(i int) error {
 	sinks := d.sinksOf(s.Name)
 	o := correlateOptions(d.cfg)
 	o.Open, o.Failing = len(sinks) > 0, d.cfg.Metrics.CompatF2B
+	d.bound(&o, s.Name)
 	store, err := d.store(s)
 	if err != nil {
 		return err

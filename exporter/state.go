@@ -53,6 +53,7 @@ func writable(path string) error {
 func (d *daemon) saved(result string, stood time.Duration, err error) {
 	d.self.StateSaves.WithLabelValues(result).Inc()
 	if result != pipeline.SaveSkipped {
+		d.save.Store(&lastSave{time.Now(), err})
 		d.self.StateDuration.Observe(stood.Seconds())
 	}
 	if err != nil {

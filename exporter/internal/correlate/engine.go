@@ -66,6 +66,11 @@ type Options struct {
 	// Observe, where set, is called for each counted failure, true ban and
 	// restore: what the offender ranking is made of.
 	Observe func(Observation)
+	// MaxKeys bounds how many ids in jails of hosts are kept; 0 is no bound.
+	// Beyond it those that tell least are forgotten: see forget.go.
+	MaxKeys int
+	// Forgot, where set, is told how many were forgotten.
+	Forgot func(keys int)
 }
 
 // Observation is one fact about an id, for the ranking.
@@ -122,6 +127,8 @@ type Engine struct {
 	hosts    map[string]*host
 	findings []Finding
 	usual    int // findings at the last call for them
+	keys     int // ids in jails of hosts
+	crowded  int // keys beyond which forgetting is worth another look
 }
 
 // NewEngine makes an engine that has seen nothing.
@@ -132,15 +139,11 @@ func NewEngine(o Options) *Engine {
 // Add takes one event of a host, in the order of its log.
 func (e *Engine) Add(hostName string, ev *fail2ban.Event) {
 	e.host(hostName).add(ev)
+	e.crowd()
 }
 
 // Keys counts the ids in jails of hosts that state is kept of.
-func (e *Engine) Keys() (n int) {
-	for name := range e.hosts {
-		n += e.HostKeys(name)
-	}
-	return n
-}
+func (e *Engine) Keys() int { return e.keys }
 
 // Advance says that a host's log time has passed to, though it logged nothing:
 // what waits for later lines is settled as of then.
@@ -164,6 +167,7 @@ func (e *Engine) Part(hosts []string) *Engine {
 	for _, name := range hosts {
 		if h := e.hosts[name]; h != nil {
 			p.hosts[name] = h
+			p.keys += p.HostKeys(name)
 		}
 	}
 	return p
@@ -173,8 +177,10 @@ func (e *Engine) Part(hosts []string) *Engine {
 // same names. The other one must not be used any more.
 func (e *Engine) Adopt(other *Engine) {
 	for name, h := range other.hosts {
+		e.keys -= e.HostKeys(name)
 		h.e = e
 		e.hosts[name] = h
+		e.keys += e.HostKeys(name)
 	}
 	e.findings = append(e.findings, other.findings...)
 }

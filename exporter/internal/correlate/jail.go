@@ -300,6 +300,7 @@ func (j *jail) track(id string) *track {
 		id = strings.Clone(id)
 		t = &track{id: id}
 		j.tracks[id] = t
+		j.h.e.keys++
 	}
 	return t
 }

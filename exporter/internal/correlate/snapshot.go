@@ -277,6 +277,7 @@ func (c *codec) tracks(j *jail) {
 			return
 		}
 		j.tracks[t.id] = t
+		j.h.e.keys++
 		s := t.state
 		t.state = idle
 		j.setState(t, s)

@@ -45,6 +45,9 @@ type Options struct {
 	Origin func(netip.Addr) Origin
 	// Campaigns says what counts as one.
 	Campaigns CampaignOptions
+	// MaxIDs bounds how many ids are kept; 0 is no bound. Beyond it those that
+	// tell least are forgotten: see bound.go.
+	MaxIDs int
 }
 
 // Origin is where an address comes from; empty where it is not known.
@@ -288,13 +291,7 @@ func (b *Board) Forget(before time.Time) (dropped int) {
 		if !e.used || e.last >= t {
 			continue
 		}
-		for k := range e.visits {
-			b.places[e.visits[k].place].censor(&e.visits[k], t)
-		}
-		b.index.delete(e.id, i)
-		*e = entry{}
-		b.last = nil
-		b.free = append(b.free, i)
+		b.drop(i, t)
 		dropped++
 	}
 	return dropped
@@ -342,6 +339,7 @@ func (b *Board) find(id string) *entry {
 
 // seen finds the id and notes that it did something.
 func (b *Board) seen(id string, at int64) *entry {
+	b.bound()
 	e := b.get(id)
 	if e.first == 0 || at < e.first {
 		e.first = at

@@ -118,6 +118,9 @@ func NewFollower(o FollowOptions, s Source, f *Feed, sinks []Sink, log *slog.Log
 	}
 	w := &Follower{o: o, source: s, feed: f, sinks: sinks, log: log, progress: progress, counts: map[string]uint64{}, halt: make(chan struct{})}
 	if r := o.Resume; r != nil {
+		if o.Recent != nil {
+			o.Recent.takeOver(r.Restores)
+		}
 		maps.Copy(w.counts, r.Counts)
 		for _, n := range r.Counts {
 			w.lines += n
@@ -150,9 +153,6 @@ func (w *Follower) Run(ctx context.Context) error {
 	w.cursor = w.from
 	if r := w.o.Resume; r != nil {
 		w.cursor, w.from, w.begun = r.Cursor, r.From, true
-		if w.o.Recent != nil {
-			w.o.Recent.takeOver(r.Restores)
-		}
 	}
 	defer w.leave(ctx)
 	for {

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -127,7 +128,7 @@ func (c *Compat) fill(set *seriesSet, m *compatMetric, v *View) {
 				j := &h.Jails[n]
 				jail, ownJail := admitted(&c.jails, j.Jail, j.Jail)
 				value, ok := m.jail(j)
-				add(set, append(labels[:len(labels):len(labels)], jail), value, ok && (own && ownJail || !m.single))
+				add(set, append(slices.Clip(labels), jail), value, ok && (own && ownJail || !m.single))
 			}
 		}
 	}

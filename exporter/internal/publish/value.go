@@ -175,4 +175,8 @@ func visible(s string) string {
 	return b.String()
 }
 
+// Visible makes a text harmless to show: valid, and whatever does not print is
+// written as an escape.
+func Visible(s string) string { return visible(strings.ToValidUTF8(s, "\uFFFD")) }
+
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
