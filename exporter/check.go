@@ -51,6 +51,7 @@ func (k *checkCommand) run(ctx context.Context, log *slog.Logger, std stdio) err
 		return k.discover(ctx, cfg, log, std)
 	}
 	fmt.Fprint(std.out, cfg.String())
+	checkOrigins(cfg, log, std.err)
 	if k.offline {
 		fmt.Fprintln(std.err, "configuration is valid; nothing was asked (--offline)")
 		return nil
