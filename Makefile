@@ -26,7 +26,7 @@ unit: ## the tests that need nothing but Go
 
 e2e: build ## the binary against a real Loki, Prometheus and fail2ban (the first build of these takes minutes)
 	e2e/install-fail2ban.sh
-	cd e2e && EXPORTER=$(CURDIR)/$(BIN) go test -count=1 -timeout 40m ./...
+	cd e2e && EXPORTER=$(CURDIR)/$(BIN) go test -count=1 -parallel 8 -timeout 40m ./...
 
 test: unit e2e ## all that CI tests
 

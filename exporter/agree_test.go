@@ -181,6 +181,12 @@ func TestNumbersAgree(t *testing.T) {
 	for _, name := range []string{"soak", "clean-restart", "crash-kill9", "increment", "recidive", "gap-attack", "reread", "permanent", "nodb", "lifecycle-0.9.7", "manual-unban"} {
 		worlds[name] = world{{"web-1": recording(t, name)}}
 	}
+	// Recordings end with a stop: cut, they end with bans in force, or in the
+	// midst of a restart.
+	for part, where := range map[int]string{30: "ban", 45: "restart", 60: "ban", 75: "restart", 90: "ban"} {
+		text := recording(t, "soak")
+		worlds[fmt.Sprintf("soak cut in a %s at %d %%", where, part)] = world{{"web-1": text[:strings.LastIndexByte(text[:len(text)*part/100], '\n')+1]}}
+	}
 	fleet := map[string]string{}
 	for _, host := range []string{"bastion", "web-1", "web-2"} {
 		fleet[host] = recording(t, "multihost/"+host)
@@ -277,7 +283,7 @@ func agree(t *testing.T, sources []map[string]string) {
 		t.Error("the ranking's stream names a host")
 	}
 
-	var bans, restores float64 // of all jails that count
+	var bans, restores, banned float64 // of all jails that count
 	for _, r := range rowsOf(t, config, "jails") {
 		at := "{host=" + r["host"] + ",jail=" + r["jail"]
 		end := "}"
@@ -302,6 +308,7 @@ func agree(t *testing.T, sources []map[string]string) {
 			where = r["source"] + "/" + where
 		}
 		same("banned now of "+at+" in offenders", float64(bannedAt[where]), r["banned_now"])
+		banned += number(r["banned_now"])
 		same("re-read bans of "+at, metrics["fail2ban_reread_bans_total"+at+end], r["reread_bans"])
 		same("re-offences of "+at, metrics["fail2ban_reoffences_total"+at+end], r["reoffences"])
 		same("bans of "+at, sum("fail2ban_bans_total", "origin", "new", "gap", "manual", "unknown"), r["bans"])
@@ -327,6 +334,9 @@ func agree(t *testing.T, sources []map[string]string) {
 		}
 	}
 
+	if strings.Contains(t.Name(), "cut_in_a_ban") && banned == 0 {
+		t.Error("nobody is banned at the cut")
+	}
 	var ofCountries float64
 	for series, n := range metrics {
 		if strings.HasPrefix(series, "fail2ban_country_bans_total{") {
@@ -359,6 +369,17 @@ func agree(t *testing.T, sources []map[string]string) {
 	}
 	if len(networks) == 0 || ofNetworks > bans {
 		t.Errorf("%v bans in %d networks, %v in jails", ofNetworks, len(networks), bans)
+	}
+	for _, r := range rowsOf(t, config, "returns") {
+		at := "{jail=" + r["jail"]
+		if len(sources) > 1 {
+			at += ",source=" + r["source"]
+		}
+		for _, within := range []string{"1h", "1d", "7d", "30d"} {
+			if share := r["away_"+within]; r["host"] == "*" && r["jail"] != "*" && share != "" {
+				same("away for "+within+" of "+at, metrics["fail2ban_reoffence_survival_ratio"+at+",within="+within+"}"], share)
+			}
+		}
 	}
 	for _, r := range rowsOf(t, config, "advice") {
 		if r["suggested_bantime"] == "" && r["reason"] == "" {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -60,5 +62,19 @@ func (d *daemon) ranking() offender.Options {
 func (d *daemon) refreshOrigins(now time.Time) {
 	if d.origins != nil {
 		warnOfOrigins(d.log, d.origins.Refresh(now))
+	}
+}
+
+// checkOrigins says of each file that tells where addresses come from what it
+// is. One that is not there or broken has been warned of.
+func checkOrigins(cfg *config.Config, log *slog.Logger, out io.Writer) {
+	files := openOrigins(&cfg.Enrich, log)
+	if files == nil {
+		return
+	}
+	for _, s := range files.States() {
+		if s.Err == nil {
+			fmt.Fprintf(out, "%s file: %s is %s of %s\n", s.What, s.Path, s.Type, s.Built.Format(time.DateOnly))
+		}
 	}
 }

@@ -73,6 +73,9 @@ func TestReportNamesOrigins(t *testing.T) {
 	if c := report("offenders", section); c.code != exitDone || !strings.Contains(c.out, "203.0.113.0/24,DE,AS64500\n") {
 		t.Errorf("offenders: %+v", c)
 	}
+	if c := call(t, "", "check", "--offline", "--config.file", config); c.code != exitDone || !strings.Contains(c.errors, "origins.mmdb is Test of ") {
+		t.Errorf("check: %+v", c)
+	}
 	c := report("offenders", "enrich: {country_file: nowhere.mmdb}\n")
 	if c.code != exitDone || !strings.Contains(c.out, "203.0.113.0/24,,\n") || !strings.Contains(c.errors, "nowhere.mmdb: no such file") {
 		t.Errorf("no file: %+v", c)

@@ -109,6 +109,9 @@ func (v *supervisor) follow(ctx context.Context) error {
 		c := d.carry(cancel, ended)
 		cancel()
 		d.registry.Unregister(d.metrics)
+		if d.compat != nil {
+			d.registry.Unregister(d.compat)
+		}
 		next.start(c)
 		d.close()
 		answer <- v.show(next)

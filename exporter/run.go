@@ -89,6 +89,7 @@ type daemon struct {
 	registry  *prometheus.Registry
 	self      *publish.Self
 	metrics   *publish.Metrics
+	compat    *publish.Compat // nil where nobody asks for it
 	redact    redactors
 	board     *pipeline.Board
 	origins   *enrich.Files // nil for none
@@ -125,7 +126,7 @@ const outlookEvery = time.Minute
 // lookOut has the outlook made anew where it is due: the first one at once,
 // the others beside what goes on, for the next view. It is called with d.mu.
 func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
-	if d.outlook.busy || d.rebuilding() || now.Sub(d.outlook.made) < outlookEvery {
+	if d.outlook.busy || d.rebuilding() || !d.once && now.Sub(d.outlook.made) < outlookEvery {
 		return
 	}
 	board := d.board.Freeze()
@@ -135,7 +136,7 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 			jails: jailOutlooks(returnsOf(board, sources), sources, adviceOptions(d.cfg)),
 		}
 	}
-	if d.outlook.made.IsZero() {
+	if d.outlook.made.IsZero() || d.once {
 		d.outlook = look()
 		return
 	}
@@ -170,6 +171,9 @@ func prepare(cfg *config.Config, log *slog.Logger, once bool, registry *promethe
 	}
 	d.board = pipeline.NewBoard(d.ranking())
 	d.board.Ignore = within(cfg.Offenders.Ignore)
+	if cfg.Metrics.CompatF2B {
+		d.compat = publish.NewCompat(publish.MetricsOptions{MaxHosts: cfg.Metrics.MaxHosts, MaxJails: cfg.Metrics.MaxJails, NameSource: len(cfg.Sources) > 1})
+	}
 	d.metrics = publish.NewMetrics(publish.MetricsOptions{
 		Detail: detail(cfg.Metrics.Detail), MaxHosts: cfg.Metrics.MaxHosts, MaxJails: cfg.Metrics.MaxJails, NameSource: len(cfg.Sources) > 1,
 	}, d.self)
@@ -188,12 +192,15 @@ func prepare(cfg *config.Config, log *slog.Logger, once bool, registry *promethe
 // here, from its state file, or from the beginning of its look-back.
 func (d *daemon) start(c *carried) {
 	d.registry.MustRegister(d.metrics)
+	if d.compat != nil {
+		d.registry.MustRegister(d.compat)
+	}
 	d.self.ConfigReloadOK.Set(1)
 	d.self.ConfigReloadTime.SetToCurrentTime()
 	if c == nil {
 		d.self.CatchingUp.Set(1)
 	} else {
-		d.metrics.Set(d.shown(c.view)) // until all sources have caught up
+		d.show(c.view) // until all sources have caught up
 		d.api.Store(c.api)
 	}
 	for i, p := range d.waiting {
@@ -237,7 +244,7 @@ func (d *daemon) addSource(i int) error {
 	}
 	sinks := d.sinksOf(s.Name)
 	o := correlateOptions(d.cfg)
-	o.Open = len(sinks) > 0
+	o.Open, o.Failing = len(sinks) > 0, d.cfg.Metrics.CompatF2B
 	d.bound(&o, s.Name)
 	store, err := d.store(s)
 	if err != nil {
@@ -396,14 +403,20 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 		At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true,
 		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: ranking.countries,
 	}
-	d.metrics.Set(d.shown(d.view))
+	d.show(d.view)
 }
 
-// shown is a view as the metrics may show it.
-func (d *daemon) shown(v *publish.View) *publish.View {
+// show makes a view the one that the metrics show, as they may show it.
+func (d *daemon) show(v *publish.View) {
+	if v == nil { // the last daemon has never caught up
+		return
+	}
 	hidden := *v
 	hidden.Offenders, hidden.Networks = d.redact.metrics.Offenders(v.Offenders), d.redact.metrics.Networks(v.Networks)
-	return &hidden
+	d.metrics.Set(&hidden)
+	if d.compat != nil {
+		d.compat.Set(&hidden)
+	}
 }
 
 // ready says why the daemon is not ready, or nil.

@@ -134,6 +134,7 @@ func StartLoki(ctx context.Context, o LokiOptions) (*Server, error) {
 type PrometheusOptions struct {
 	Targets        map[string]string // job: host:port
 	ScrapeInterval string            // 1s when empty
+	Relabel        string            // YAML of metric_relabel_configs, indented by six spaces
 	Dir            string            // where it keeps its data; a temporary folder when empty
 	Progress       io.Writer         // told when the build takes long
 }
@@ -150,6 +151,10 @@ scrape_configs:
   - job_name: {{$job}}
     static_configs:
       - targets: ["{{$target}}"]
+{{- if $.Relabel}}
+    metric_relabel_configs:
+{{$.Relabel}}
+{{- end}}
 {{- end}}
 `))
 
@@ -163,9 +168,9 @@ func StartPrometheus(ctx context.Context, o PrometheusOptions) (*Server, error) 
 		o.ScrapeInterval = "1s"
 	}
 	config, err := execute(prometheusConfig, struct {
-		Interval string
-		Targets  map[string]string
-	}{o.ScrapeInterval, o.Targets})
+		Interval, Relabel string
+		Targets           map[string]string
+	}{o.ScrapeInterval, o.Relabel, o.Targets})
 	if err != nil {
 		return nil, err
 	}

@@ -733,7 +733,7 @@ const minTrackedKeys = 1000
 
 func checkURL(at string, u promconfig.URL) error {
 	if u.URL == nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("%s.url: %q is not a URL of a server; give one like http://localhost:3100", at, u.Redacted())
+		return fmt.Errorf("%s.url: %q is not a URL of a server; give one like http://localhost:3100", at, ShownURL(u))
 	}
 	return nil
 }

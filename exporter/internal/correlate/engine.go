@@ -54,6 +54,9 @@ type Options struct {
 	Events bool
 	// Open makes a finding of every ban at its start too.
 	Open bool
+	// Failing counts for each report the ids that fail now. It takes a look at
+	// each id.
+	Failing bool
 	// Rows keeps ended bans at hand until their id fails again, so that a
 	// report can say NextFailure.
 	Rows bool

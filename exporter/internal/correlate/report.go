@@ -91,6 +91,7 @@ type JailReport struct {
 	Counts      Counts
 	BannedNow   int
 	Unprotected int // lifted by a stop, not yet restored, ban time not over
+	Failing     int // failed within the find time without a ban; only where asked for
 	GapSeconds  Histogram
 	Reoffence   Histogram
 	OpenBans    []Ban    // only where asked for, by id

@@ -47,6 +47,9 @@ func (j *jail) report(open bool) JailReport {
 	if j.suspended > 0 {
 		out.Unprotected = j.unprotected()
 	}
+	if j.h.e.o.Failing {
+		out.Failing = j.failing()
+	}
 	if open {
 		for _, t := range j.sorted(func(t *track) bool { return t.state != idle }) {
 			out.OpenBans = append(out.OpenBans, *j.row(t, 0, EndedOpen, confidence(t.certain)))
@@ -74,4 +77,15 @@ func (j *jail) unprotected() (n int) {
 func (h Histogram) clone() Histogram {
 	h.Counts = append([]uint64(nil), h.Counts...)
 	return h
+}
+
+// failing counts the ids whose failures may still lead to a ban.
+func (j *jail) failing() (n int) {
+	from := j.h.clock - j.findWindow()
+	for _, t := range j.tracks {
+		if k := len(t.fails); k > 0 && t.fails[k-1].at >= from && t.fails[k-1].late < 0 && t.state != active {
+			n++
+		}
+	}
+	return n
 }
