@@ -723,7 +723,7 @@ func (s *State) validate() error {
 		return errors.New("state.save_interval: it must be longer than 0; leave state.path away to keep no state")
 	}
 	if s.MaxTrackedKeys < minTrackedKeys {
-		return fmt.Errorf("state.max_tracked_keys: %d; give at least %d: a key takes about 250 bytes", s.MaxTrackedKeys, minTrackedKeys)
+		return fmt.Errorf("state.max_tracked_keys: %d; give at least %d: a key takes about 500 bytes", s.MaxTrackedKeys, minTrackedKeys)
 	}
 	return nil
 }
