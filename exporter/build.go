@@ -42,7 +42,7 @@ func newLokiClient(s *config.Source, log *slog.Logger, self *publish.Self) (*lok
 func newPushClient(c *config.Client, log *slog.Logger) (*loki.Client, error) {
 	return loki.New(loki.Options{
 		URL: c.URL.URL, TenantID: c.TenantID, HTTP: c.HTTP, Timeout: time.Duration(c.Timeout), Backoff: backoffConfig(c.Backoff), UserAgent: userAgent(),
-		MaxParallel: 2, Retrying: func(err error) { log.Warn("push failed; trying again", "client", c.URL.Redacted(), "err", err) },
+		MaxParallel: 2, Retrying: func(err error) { log.Warn("push failed; trying again", "client", config.ShownURL(c.URL), "err", err) },
 	})
 }
 

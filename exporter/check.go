@@ -19,6 +19,7 @@ import (
 type checkCommand struct {
 	common  *common
 	offline bool
+	search  bool
 	health  bool
 	url     string
 	webFile string
@@ -28,6 +29,7 @@ func addCheck(app *kingpin.Application, c *common, commands map[string]command) 
 	k := &checkCommand{common: c}
 	cmd := app.Command("check", "Validate the configuration, show it with secrets masked, and ask each Loki.")
 	cmd.Flag("offline", "Do not touch the network.").BoolVar(&k.offline)
+	cmd.Flag("discover", "Look for fail2ban's streams in each Loki and print the `sources` that read them, to paste.").BoolVar(&k.search)
 	cmd.Flag("health", "Ask a running exporter whether it is healthy; its URL may follow.").BoolVar(&k.health)
 	cmd.Flag("web.config.file", "With --health: the web configuration of the running exporter, which tells whether it speaks TLS.").StringVar(&k.webFile)
 	cmd.Arg("url", "With --health: the exporter's URL.").Default("http://localhost" + defaultListenAddress).StringVar(&k.url)
@@ -44,6 +46,9 @@ func (k *checkCommand) run(ctx context.Context, log *slog.Logger, std stdio) err
 	}
 	if _, err := newRedactors(&cfg.Privacy); err != nil {
 		return err
+	}
+	if k.search && !k.offline {
+		return k.discover(ctx, cfg, log, std)
 	}
 	fmt.Fprint(std.out, cfg.String())
 	checkOrigins(cfg, log, std.err)

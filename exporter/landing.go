@@ -87,7 +87,7 @@ func (d *daemon) landing(rw http.ResponseWriter, prefix string, w *webFlags) {
 func (d *daemon) parts() []part {
 	out := d.sourceParts()
 	for i, s := range d.sinks {
-		name := "findings to " + d.cfg.Clients[i].URL.Redacted()
+		name := "findings to " + config.ShownURL(d.cfg.Clients[i].URL)
 		waiting, err := s.State()
 		detail := strconv.Itoa(waiting) + " findings wait"
 		if err != nil {

@@ -29,7 +29,7 @@ type lokiSource struct {
 }
 
 func newLokiSource(c *config.Source, client *loki.Client) *lokiSource {
-	return &lokiSource{client: client, name: c.Name, query: c.Query, hostLabels: c.HostLabels, jailLabel: c.JailLabel, streams: map[string]*loki.Stream{}}
+	return &lokiSource{client: client, name: c.Name, query: c.Query, hostLabels: c.HostLabels, jailLabel: c.JailLabel, lines: map[*loki.Stream]pipeline.Line{}, streams: map[string]*loki.Stream{}}
 }
 
 // Lines implements pipeline.Source.

@@ -723,7 +723,7 @@ func (s *State) validate() error {
 		return errors.New("state.save_interval: it must be longer than 0; leave state.path away to keep no state")
 	}
 	if s.MaxTrackedKeys < minTrackedKeys {
-		return fmt.Errorf("state.max_tracked_keys: %d; give at least %d: a key takes about 250 bytes", s.MaxTrackedKeys, minTrackedKeys)
+		return fmt.Errorf("state.max_tracked_keys: %d; give at least %d: a key takes about 500 bytes", s.MaxTrackedKeys, minTrackedKeys)
 	}
 	return nil
 }
@@ -733,7 +733,7 @@ const minTrackedKeys = 1000
 
 func checkURL(at string, u promconfig.URL) error {
 	if u.URL == nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("%s.url: %q is not a URL of a server; give one like http://localhost:3100", at, u.Redacted())
+		return fmt.Errorf("%s.url: %q is not a URL of a server; give one like http://localhost:3100", at, ShownURL(u))
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ var invalid = map[string]string{
 	"campaign-ids":    `offenders.campaigns: 1 ids from 3 networks; give at least 2 ids from 1`,
 	"advice":          `offenders.advice.cover: 80; give a share above 0, up to 1`,
 	"save-interval":   `state.save_interval: it must be longer than 0; leave state.path away to keep no state`,
-	"tracked-keys":    `state.max_tracked_keys: 10; give at least 1000: a key takes about 250 bytes`,
+	"tracked-keys":    `state.max_tracked_keys: 10; give at least 1000: a key takes about 500 bytes`,
 	"api":             `api.max_restores: 0; give 1 to 100000`,
 	"enrich":          `enrich.check_interval: it must be longer than 0; name no files to use none`,
 	"detail":          `metrics.detail: "ip"; give auto, fleet, host or jail`,

@@ -32,6 +32,15 @@ func (c *Config) String() string {
 
 const mask = "<secret>"
 
+// ShownURL is a URL as it may be shown: without its password, and without what
+// its query says.
+func ShownURL(u promconfig.URL) string {
+	if u.URL == nil {
+		return ""
+	}
+	return maskedURL(u).Redacted()
+}
+
 // maskedURL masks the values of a query; YAML masks the password.
 func maskedURL(u promconfig.URL) promconfig.URL {
 	if u.URL == nil || u.RawQuery == "" {

@@ -15,12 +15,15 @@ var ErrDamaged = errors.New("damaged")
 // serves both ways, so that they cannot drift apart. The first error sticks and
 // everything after it is zero.
 type codec struct {
-	w    io.Writer // nil when reading
-	r    io.Reader
-	buf  []byte
-	pos  int // next byte to read
-	sum  uint32
-	err  error
+	w   io.Writer // nil when reading
+	r   io.Reader
+	buf []byte
+	pos int // next byte to read
+	sum uint32
+	err error
+	// anyOrder says that writing need not put the ids in order.
+	anyOrder bool
+
 	seen map[*restart]uint32 // writing: places of the host's restarts
 	all  []*restart          // reading and writing: the host's restarts
 }

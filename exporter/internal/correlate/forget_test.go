@@ -176,3 +176,27 @@ func BenchmarkForget(b *testing.B) {
 	}
 	b.ReportMetric(longest.Seconds(), "s-longest")
 }
+
+// Where bans run out all the time, with never a pause, unbans are settled too.
+func TestUnbansWithoutAPause(t *testing.T) {
+	e := NewEngine(Options{})
+	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	for i := range 5000 {
+		at = at.Add(time.Second)
+		id := func(i int) string { return fmt.Sprintf("10.0.%d.%d", i>>8, i&255) }
+		for _, ev := range []fail2ban.Event{
+			{Kind: fail2ban.Found, Jail: "sshd", ID: id(i), Time: at, FoundAt: at},
+			{Kind: fail2ban.Ban, Jail: "sshd", ID: id(i), Time: at},
+			{Kind: fail2ban.Unban, Jail: "sshd", ID: id(max(0, i-300)), Time: at},
+		}[:min(3, 2+i/300)] {
+			e.Add("web-1", &ev)
+		}
+	}
+	counts := e.Report(false).Hosts[0].Jails[0].Counts
+	if settled, waiting := sum(counts.Unbans[:]), counts.Verbs[3]; settled+601 < waiting {
+		t.Errorf("%d of %d unbans are settled", settled, waiting)
+	}
+	if n := len(e.hosts["web-1"].jails["sshd"].unbans); n > 602 {
+		t.Errorf("%d wait", n)
+	}
+}

@@ -307,3 +307,13 @@ func digits(b []byte, n int) (int, bool) {
 	}
 	return v, true
 }
+
+// Offset is the zone that the entries' times told, as its distance from UTC;
+// not ok while nothing has told it.
+func (p *Parser) Offset() (offset time.Duration, ok bool) {
+	z := &p.zone
+	if z.fixed != nil || z.seen == 0 {
+		return 0, false
+	}
+	return time.Duration(z.quarter) * 15 * time.Minute, true
+}

@@ -36,7 +36,9 @@ func BenchmarkSave(b *testing.B) {
 	f := crowd(b, 1_000_000)
 	b.Logf("%d keys", f.Engine().Keys())
 	var stood time.Duration
+	least := time.Hour // what it is where nothing else runs
 	st := &Store{Path: filepath.Join(b.TempDir(), "state"), Every: time.Second, Saved: func(_ string, d time.Duration, err error) {
+		least = min(least, d)
 		if stood += d; err != nil {
 			b.Error(err)
 		}
@@ -45,4 +47,5 @@ func BenchmarkSave(b *testing.B) {
 		st.save(stateHead{Cursor: time.Unix(0, 0)}, f, true)
 	}
 	b.ReportMetric(stood.Seconds()/float64(b.N), "s-stood/op")
+	b.ReportMetric(least.Seconds(), "s-least")
 }

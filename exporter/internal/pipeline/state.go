@@ -67,7 +67,7 @@ func (f *Feed) freeze() (func(io.Writer) error, error) {
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, hosts := range shards {
-		g.Go(func() error { return f.engine.Part(hosts).Snapshot(&written[i]) })
+		g.Go(func() error { return f.engine.Part(hosts).Dump(&written[i]) })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err

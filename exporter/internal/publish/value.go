@@ -161,6 +161,7 @@ func cut(s string, n int) string {
 // visible writes as escapes whatever does not print: control characters and
 // with them terminal sequences, and what turns the direction of writing.
 func visible(s string) string {
+	s = valid(s) // a bare byte, too, may be obeyed: 0x9b begins a sequence as ESC [ does
 	if !strings.ContainsFunc(s, unprintable) {
 		return s
 	}
