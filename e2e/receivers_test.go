@@ -30,7 +30,9 @@ func TestBadReceivers(t *testing.T) {
 	for _, url := range []string{
 		"http://" + silent.Addr().String(),
 		answer(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }),
-		answer(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "out of order", http.StatusInternalServerError) }),
+		answer(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "out of order", http.StatusInternalServerError)
+		}),
 		answer(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "3600")
 			http.Error(w, "slow down", http.StatusTooManyRequests)
