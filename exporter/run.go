@@ -101,8 +101,6 @@ type daemon struct {
 	clients   []*loki.Client
 	waiting   []*pending          // sources that nothing reads yet
 	sinks     []*publish.LokiSink // of each of cfg.Clients
-	// pushClients are those of the sinks.
-	pushClients []*loki.Client
 
 	mu      sync.Mutex
 	status  []pipeline.Status
@@ -320,7 +318,7 @@ func (d *daemon) addSinks() error {
 		if err != nil {
 			return fmt.Errorf("clients[%d]: %w", i, err)
 		}
-		d.clients, d.pushClients = append(d.clients, client), append(d.pushClients, client)
+		d.clients = append(d.clients, client)
 		name := "loki"
 		if len(d.cfg.Clients) > 1 {
 			name = fmt.Sprintf("loki-%d", i)
@@ -328,7 +326,7 @@ func (d *daemon) addSinks() error {
 		d.sinks = append(d.sinks, publish.NewLokiSink(client, d.self.Count(publish.LokiOptions{
 			Name: name, Labels: c.ExternalLabels, BatchSize: c.BatchSize, BatchWait: time.Duration(c.BatchWait),
 			QueueSize: int(c.QueueSize), QueueWait: time.Duration(c.QueueWait), Pause: time.Duration(c.Backoff.MaxPeriod),
-			NameSource: len(d.cfg.Sources) > 1, Redact: d.redact.findings, Log: d.log,
+			NameSource: len(d.cfg.Sources) > 1, Redact: d.redact.findings, Own: client, Log: d.log,
 		})))
 	}
 	return nil
@@ -350,7 +348,7 @@ func (d *daemon) readBack(source *config.Source) {
 	from := time.Now().Add(-time.Duration(max(source.Lookback, d.cfg.Offenders.Window)))
 	for i, s := range d.sinks {
 		if only := d.cfg.Clients[i].Sources; len(only) == 0 || slices.Contains(only, source.Name) {
-			s.ReadBack(d.pushClients[i], from)
+			s.ReadBack(from)
 		}
 	}
 }

@@ -357,7 +357,7 @@ func (j *jail) quietAt() ms {
 const longestRun ms = 60_000
 
 // longestStop bounds how long an unban waits for what follows it: where bans run
-// out all the time there is never a pause. No stop takes as long.
+// out all the time there is never a pause. 500 unbans took 7 s in our recording.
 const longestStop ms = 10 * 60_000
 
 // settleOldUnbans settles the unbans up to a time; the newest of them waits on.

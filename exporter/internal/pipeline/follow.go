@@ -26,6 +26,13 @@ type Sink interface {
 	Flush(ctx context.Context) error
 }
 
+// Rememberer is a Sink that can find out what it was given before, and then
+// hands that on no second time.
+type Rememberer interface {
+	// ReadBack says that findings from a time on will be given again.
+	ReadBack(from time.Time)
+}
+
 // FollowOptions say how a source is read. The zero value of a duration is not
 // a default: config has those.
 type FollowOptions struct {

@@ -393,6 +393,11 @@ func (w *Follower) startAgain() {
 	if b := w.feed.o.Board; b != nil {
 		w.rebuild.origin = b.reset()
 	}
+	for _, s := range w.sinks {
+		if r, ok := s.(Rememberer); ok {
+			r.ReadBack(w.from)
+		}
+	}
 	w.o.Recent.startAgain()
 	w.feed = NewFeed(w.feed.o)
 	w.feed.tell = w.count

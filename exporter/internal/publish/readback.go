@@ -23,36 +23,51 @@ type Reader interface {
 // maxReadBacks is how often it is tried to read back what was said.
 const maxReadBacks = 3
 
-// ReadBack has the sink read, before it pushes anything, which findings its
-// Loki has from a time on: those are not pushed again (rule 28). It is for a
-// start without kept state, which with another look-back may say the same
-// finding in another form. It must be called before Run.
-func (s *LokiSink) ReadBack(r Reader, from time.Time) {
-	if s.reader == nil || from.Before(s.readFrom) {
+// ReadBack has the sink read, before it pushes anything more, which findings
+// its Loki has from a time on: those are not pushed again (rule 28). It is for a
+// start without kept state and for a past that is read again, which may say the
+// same finding in another form.
+func (s *LokiSink) ReadBack(from time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.o.Own == nil {
+		return
+	}
+	if s.readFrom.IsZero() || from.Before(s.readFrom) {
 		s.readFrom = from
 	}
-	s.reader = r
+	s.unread, s.tries = true, 0
 }
 
-// readBack reads what the server has and tells whether the sink may push.
-// Pushing without is harmless but for findings in two forms, so it does not
-// wait for ever for a server that takes findings and shows none.
+// readBack reads what the server has, where it shall, and tells whether the
+// sink may push. Pushing without is harmless but for findings in two forms, so
+// it does not wait for ever for a server that takes findings and shows none.
 func (s *LokiSink) readBack(ctx context.Context) bool {
-	s.tries++
-	err := s.readOwn(ctx)
+	s.mu.Lock()
+	unread, from := s.unread, s.readFrom
+	s.unread = false
+	if unread {
+		s.tries++
+	}
+	tries := s.tries
+	s.mu.Unlock()
+	if !unread {
+		return true
+	}
+	err := s.readOwn(ctx, from)
 	switch {
-	case ctx.Err() != nil:
-		return false
 	case err == nil:
 		s.o.Log.Info("read back what was said before", "sink", s.o.Name, "findings", len(s.known))
-	case temporary(err) && s.tries < maxReadBacks:
-		s.o.Log.Warn("what was said before cannot be read; trying again", "sink", s.o.Name, "err", err)
-		return false
-	default:
+		return true
+	case ctx.Err() == nil && (!temporary(err) || tries >= maxReadBacks):
 		s.o.Log.Warn("what was said before cannot be read; findings of the look-back that are there in another form may be there twice", "sink", s.o.Name, "err", err)
+		return true
 	}
-	s.reader = nil
-	return true
+	s.o.Log.Warn("what was said before cannot be read; trying again", "sink", s.o.Name, "err", err)
+	s.mu.Lock()
+	s.unread = true
+	s.mu.Unlock()
+	return false
 }
 
 func temporary(err error) bool {
@@ -77,10 +92,10 @@ func (s *LokiSink) ownQuery() string {
 // readOwn reads the ids of all findings, sorted and cut to 64 bits: a million
 // of them takes 8 MB, and holds two equal ones once in 37 million times. Of
 // the ranking it notes how far it was said, and who has become what.
-func (s *LokiSink) readOwn(ctx context.Context) error {
+func (s *LokiSink) readOwn(ctx context.Context, from time.Time) error {
 	var ids []uint64
 	ranked := map[string]time.Time{}
-	for e, err := range s.reader.Range(ctx, s.ownQuery(), s.readFrom, time.Now().Add(time.Hour)) {
+	for e, err := range s.o.Own.Range(ctx, s.ownQuery(), from, time.Now().Add(time.Hour)) {
 		if err != nil {
 			return err
 		}

@@ -59,6 +59,8 @@ type LokiOptions struct {
 	NameSource bool
 	// Redact, where set, hides whom the findings are about; it must have a key.
 	Redact *Redactor
+	// Own, where set, reads back what was pushed before: see ReadBack.
+	Own Reader
 	// Log is told what goes wrong. Default none.
 	Log *slog.Logger
 	// Batch, where set, is told what became of each batch.
@@ -94,7 +96,7 @@ type LokiSink struct {
 	rounds uint64
 	signal chan struct{} // closed and made anew when any of this changes
 
-	reader   Reader // of what was said before, until that is done
+	unread   bool // what was said before shall be read
 	readFrom time.Time
 	tries    int
 	known    []uint64             // ids of what was said before
@@ -265,7 +267,7 @@ func (s *LokiSink) commit() {
 // Run pushes what is queued until the context ends.
 func (s *LokiSink) Run(ctx context.Context) {
 	for s.ready(ctx) {
-		if s.reader != nil && !s.readBack(ctx) {
+		if !s.readBack(ctx) {
 			sleep(ctx, s.o.Pause)
 			continue
 		}

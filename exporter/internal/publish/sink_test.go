@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,11 +34,11 @@ func restoresOf(host string, n int) (fs []correlate.Finding) {
 type strict struct {
 	answer func(entries []loki.PushEntry) error
 	stored map[string]bool // by host and metadata
-	pushes int
+	pushes atomic.Int64
 }
 
 func (s *strict) Push(_ context.Context, streams []loki.PushStream) error {
-	s.pushes++
+	s.pushes.Add(1)
 	if len(streams) != 1 {
 		return errors.New("several streams in one push: errors get lost")
 	}
@@ -127,8 +128,8 @@ func TestUnknownWords(t *testing.T) {
 	drops := map[string]int{}
 	sink := NewLokiSink(server, LokiOptions{Dropped: func(r string, n int) { drops[r] += n }})
 	publish(t, sink, "main", restoresOf("web1", 100))
-	if len(server.stored) != 98 || !maps.Equal(drops, map[string]int{DroppedRejected: 2}) || server.pushes > 30 {
-		t.Fatalf("%d stored, dropped %v, in %d pushes", len(server.stored), drops, server.pushes)
+	if len(server.stored) != 98 || !maps.Equal(drops, map[string]int{DroppedRejected: 2}) || server.pushes.Load() > 30 {
+		t.Fatalf("%d stored, dropped %v, in %d pushes", len(server.stored), drops, server.pushes.Load())
 	}
 }
 
@@ -279,16 +280,16 @@ func TestBatchWait(t *testing.T) {
 			sink.Publish(ctx, "main", at("23:00:00.000"), restoresOf("web1", 1), nil)
 			time.Sleep(500 * time.Millisecond)
 		}
-		if synctest.Wait(); server.pushes != 0 {
-			t.Errorf("%d pushes before the time", server.pushes)
+		if synctest.Wait(); server.pushes.Load() != 0 {
+			t.Errorf("%d pushes before the time", server.pushes.Load())
 		}
 		time.Sleep(2 * time.Second)
-		if synctest.Wait(); server.pushes != 1 {
-			t.Errorf("%d pushes after it", server.pushes)
+		if synctest.Wait(); server.pushes.Load() != 1 {
+			t.Errorf("%d pushes after it", server.pushes.Load())
 		}
 		sink.Publish(ctx, "main", at("23:00:00.000"), restoresOf("web1", 100), nil)
-		if synctest.Wait(); server.pushes < 3 {
-			t.Errorf("%d pushes: a full batch must not wait", server.pushes)
+		if synctest.Wait(); server.pushes.Load() < 3 {
+			t.Errorf("%d pushes: a full batch must not wait", server.pushes.Load())
 		}
 		cancel()
 		synctest.Wait()
@@ -359,13 +360,24 @@ func TestReadBack(t *testing.T) {
 				asBan := fs[9]
 				asBan.Kind = correlate.FindingBan
 				has.ids = append(has.ids, FindingID("main", &asBan))
-				sink := NewLokiSink(server, LokiOptions{Pause: time.Second, Labels: map[string]string{"env": `a"b`}})
-				sink.ReadBack(has, at("00:00:00.000"))
+				sink := NewLokiSink(server, LokiOptions{Own: has, Pause: time.Second, Labels: map[string]string{"env": `a"b`}})
+				sink.ReadBack(at("00:00:00.000"))
 				ctx, cancel := context.WithCancel(t.Context())
 				go sink.Run(ctx)
 				sink.Publish(ctx, "main", at("23:00:00.000"), fs, nil)
 				if err := sink.Flush(ctx); err != nil || len(server.stored) != c.pushed {
 					t.Errorf("%v, %d pushed, want %d", err, len(server.stored), c.pushed)
+				}
+				if name == "read" { // the past is read again
+					for _, f := range fs {
+						has.ids = append(has.ids, FindingID("main", &f))
+					}
+					pushes := server.pushes.Load()
+					sink.ReadBack(at("00:00:00.000"))
+					sink.Publish(ctx, "main", at("23:00:00.000"), fs, nil)
+					if err := sink.Flush(ctx); err != nil || server.pushes.Load() != pushes {
+						t.Errorf("%v, %d more pushes of what is there", err, server.pushes.Load()-pushes)
+					}
 				}
 				if want := `{env="a\"b", job="` + Job + `"} | line_format "{{.finding_id}}"`; has.query != want {
 					t.Errorf("asked %s", has.query)
