@@ -44,7 +44,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("%d times drawn: %q", len(drawn), drawn)
 	}
 	run(nil, &log)
-	if n := strings.Count(log.String(), "\n"); n != 3 || !strings.Contains(log.String(), "done=50% up_to=2026-01-03T00:00:00Z lines=400 left=") {
+	if n := strings.Count(log.String(), "\n"); n != 3 || !strings.Contains(log.String(), "done=62% up_to=2026-01-03T12:00:00Z lines=500 left=14s") {
 		t.Errorf("%d lines: %s", n, log.String())
 	}
 }
