@@ -154,8 +154,8 @@ func daemon(t *testing.T, c config) *lab.Server {
 	return daemonOf(t, c.write(t))
 }
 
-// daemonOf starts `run` with a configuration file.
-func daemonOf(t *testing.T, file string) *lab.Server {
+// daemonOf starts `run` with a configuration file, and further flags.
+func daemonOf(t *testing.T, file string, flags ...string) *lab.Server {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -163,7 +163,7 @@ func daemonOf(t *testing.T, file string) *lab.Server {
 		return lab.Command{
 			Name:  "exporter",
 			Path:  exporter,
-			Args:  []string{"run", "--config.file", file, "--web.listen-address", addr},
+			Args:  append([]string{"run", "--config.file", file, "--web.listen-address", addr}, flags...),
 			Env:   []string{elsewhere},
 			URL:   "http://" + addr,
 			Ready: "/-/healthy",

@@ -1,5 +1,7 @@
 package correlate
 
+import "slices"
+
 // Banned tells of those ids that are wanted where they are banned now, by host
 // and jail.
 func (e *Engine) Banned(wanted map[string]bool) map[string][]Place {
@@ -31,3 +33,25 @@ func (e *Engine) Banned(wanted map[string]bool) map[string][]Place {
 // isBanned tells whether the id is banned now, by a ban that has been judged or
 // by one that waits for it.
 func (t *track) isBanned() bool { return t.state == active || t.waits().ban != nil }
+
+// WaitingRestores are the restores that are not said yet, since it may still
+// show that their attackers are back, as they are known now; no more than the
+// newest of them. They are in no order.
+func (e *Engine) WaitingRestores(most int) (out []Restore) {
+	for _, name := range e.Hosts() {
+		for _, j := range e.hosts[name].sortedJails() {
+			for _, w := range j.restores {
+				row := *w.row
+				if j.foundLines && w.failed {
+					row.FailedAgain = Known(true)
+				}
+				out = append(out, row)
+			}
+		}
+	}
+	if len(out) > most {
+		slices.SortFunc(out, func(a, b Restore) int { return b.Time.Compare(a.Time) })
+		out = slices.Clone(out[:most])
+	}
+	return out
+}

@@ -318,7 +318,7 @@ func TestRestartsDoNotMatter(t *testing.T) {
 func TestMerge(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		left, right := facts(t, 60, "a", "b"), facts(t, 60, "c", "d")
-		whole, a, b := NewBoard(Options{}), NewBoard(Options{}), NewBoard(Options{})
+		whole, a, b := NewBoard(located), NewBoard(located), NewBoard(located)
 		for _, f := range left {
 			f.tell(whole)
 			f.tell(a)
@@ -330,6 +330,9 @@ func TestMerge(t *testing.T) {
 		a.Merge(b)
 		now := day.Add(40 * 24 * time.Hour)
 		if diff := cmp.Diff(view(whole, now), view(a, now)); diff != "" {
+			t.Fatal(diff)
+		}
+		if diff := cmp.Diff(whole.Countries(), a.Countries()); diff != "" {
 			t.Fatal(diff)
 		}
 		newest := func(string, string) time.Time { return now }
@@ -431,13 +434,13 @@ func TestSnapshot(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		fs := facts(t, 100, "a", "b", "c")
 		cut := rapid.IntRange(0, len(fs)).Draw(t, "cut")
-		whole, part := NewBoard(Options{}), NewBoard(Options{})
+		whole, part := NewBoard(located), NewBoard(located)
 		for _, f := range fs[:cut] {
 			f.tell(whole)
 			f.tell(part)
 		}
 		text := snapshot(t, part)
-		loaded, err := Load(bytes.NewReader(text), Options{})
+		loaded, err := Load(bytes.NewReader(text), located)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,18 +8,21 @@ import (
 	"time"
 )
 
+// located are options that know where some addresses come from.
+var located = Options{Origin: func(a netip.Addr) Origin {
+	switch {
+	case a.Is6():
+		return Origin{Country: "SE", ASN: "AS64502"}
+	case a.As4()[0] == 192:
+		return Origin{Country: "NL"}
+	}
+	return Origin{}
+}}
+
 // Bans are counted by country once each; the counts outlive the ids, and go
 // with copies, snapshots and merges.
 func TestCountries(t *testing.T) {
-	o := Options{Origin: func(a netip.Addr) Origin {
-		switch {
-		case a.Is6():
-			return Origin{Country: "SE", ASN: "AS64502"}
-		case a.As4()[0] == 192:
-			return Origin{Country: "NL"}
-		}
-		return Origin{}
-	}}
+	o := located
 	start := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	made := func(host string) *Board {
 		b := NewBoard(o)

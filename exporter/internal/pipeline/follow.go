@@ -328,7 +328,7 @@ func (w *Follower) flush(ctx context.Context) error {
 func (w *Follower) publish(ctx context.Context) {
 	findings := w.feed.Engine().Findings()
 	if w.o.Recent != nil {
-		w.o.Recent.add(findings)
+		w.o.Recent.add(findings, w.feed.Engine())
 	}
 	var ranking []offender.Finding
 	if b := w.feed.o.Board; b != nil {

@@ -14,6 +14,8 @@ type Recent struct {
 	rows []correlate.Restore // in the order of every report
 	// What is shown while the history is read again: what was known before.
 	before []correlate.Restore
+	// Restores that are not said yet: whether their attackers are back is open.
+	waiting []correlate.Restore
 }
 
 // NewRecent keeps so many.
@@ -27,24 +29,27 @@ func (r *Recent) Restores() []correlate.Restore {
 	if r.before != nil {
 		out = slices.Clone(r.before)
 	}
+	out = append(out, r.waiting...)
 	slices.Reverse(out)
-	return out
+	slices.SortStableFunc(out, func(a, b correlate.Restore) int { return b.Time.Compare(a.Time) })
+	return out[:min(len(out), r.keep)]
 }
 
-// add takes findings, in any order.
-func (r *Recent) add(findings []correlate.Finding) {
+// add takes findings, in any order, and what the engine has not said yet.
+func (r *Recent) add(findings []correlate.Finding, e *correlate.Engine) {
 	var found []correlate.Finding
 	for i := range findings {
 		if findings[i].Kind == correlate.FindingRestore {
 			found = append(found, findings[i])
 		}
 	}
-	if len(found) == 0 {
-		return
-	}
 	slices.SortStableFunc(found, correlate.Compare)
+	waiting := e.WaitingRestores(r.keep)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.before == nil {
+		r.waiting = waiting
+	}
 	for i := range found {
 		r.rows = append(r.rows, *found[i].Restore)
 	}

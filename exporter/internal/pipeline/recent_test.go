@@ -20,7 +20,7 @@ func TestRecent(t *testing.T) {
 				correlate.Finding{Kind: correlate.FindingRestore, Time: at, Restore: &correlate.Restore{Time: at}},
 				correlate.Finding{Kind: correlate.FindingGap, Time: at, Restore: &correlate.Restore{Time: at}})
 		}
-		r.add(findings)
+		r.add(findings, correlate.NewEngine(correlate.Options{}))
 	}
 	var got []int
 	for _, row := range r.Restores() {
