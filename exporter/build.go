@@ -21,13 +21,16 @@ func loadConfig(c *common) (*config.Config, error) {
 }
 
 // newLokiClient makes the client that reads a source. self, where given, counts
-// its requests.
-func newLokiClient(s *config.Source, log *slog.Logger, self *publish.Self) (*loki.Client, error) {
+// its requests; p is told how far it has come.
+func newLokiClient(s *config.Source, log *slog.Logger, self *publish.Self, p *progress) (*loki.Client, error) {
 	o := loki.Options{
 		URL: s.URL.URL, TenantID: s.TenantID, HTTP: s.HTTP, Timeout: time.Duration(s.Timeout),
 		PageSize: s.PageSize, MaxParallel: s.MaxParallel, MaxBuffer: int64(s.MaxBuffer),
 		Backoff: backoffConfig(s.Backoff), UserAgent: userAgent(),
 		Retrying: func(err error) { log.Warn("request failed; trying again", "source_name", s.Name, "err", err) },
+	}
+	if p != nil {
+		o.Progress = func(at loki.Progress) { p.tell(time.Now(), at) }
 	}
 	if self != nil {
 		o.Observe = func(code string, took time.Duration) {

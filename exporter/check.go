@@ -60,7 +60,7 @@ func (k *checkCommand) run(ctx context.Context, log *slog.Logger, std stdio) err
 	for i := range cfg.Sources {
 		s := &cfg.Sources[i]
 		s.Backoff = impatient(s.Backoff)
-		client, err := newLokiClient(s, log, nil)
+		client, err := newLokiClient(s, log, nil, nil)
 		if err != nil {
 			return err
 		}

@@ -62,7 +62,7 @@ func (k *checkCommand) discover(ctx context.Context, cfg *config.Config, log *sl
 		}
 		asked[key] = true
 		s.Backoff = impatient(s.Backoff)
-		client, err := newLokiClient(s, log, nil)
+		client, err := newLokiClient(s, log, nil, nil)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -27,9 +28,9 @@ type supervisor struct {
 	wanted  chan chan error              // reloads, and where to say what came of them
 }
 
-func (r *runCommand) supervise(cfg *config.Config, log *slog.Logger) (*supervisor, error) {
+func (r *runCommand) supervise(bar io.Writer, cfg *config.Config, log *slog.Logger) (*supervisor, error) {
 	v := &supervisor{r: r, log: log, wanted: make(chan chan error)}
-	d, err := newDaemon(cfg, log, r.once)
+	d, err := newDaemonOn(bar, cfg, log, r.once)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +150,7 @@ func (v *supervisor) prepare(d *daemon) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	return prepare(cfg, v.log, false, d.registry, d.self)
+	return prepare(d.bar, cfg, v.log, false, d.registry, d.self)
 }
 
 // carried is what one daemon hands to the next.

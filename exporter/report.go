@@ -90,7 +90,7 @@ func (r *reportCommand) run(ctx context.Context, log *slog.Logger, std stdio) er
 		}
 		kind = publish.KindEvaluation
 	}
-	job := &reportJob{kind: kind, from: from, to: to, now: now, log: log, top: r.top, explain: r.explain}
+	job := &reportJob{kind: kind, from: from, to: to, now: now, log: log, bar: terminal(std.err), top: r.top, explain: r.explain}
 	if r.redact {
 		job.redact = publish.NewTruncator(nil)
 	}
@@ -212,10 +212,6 @@ func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 	for i := range cfg.Sources {
 		s := &cfg.Sources[i]
 		s.Backoff = impatient(s.Backoff)
-		client, err := newLokiClient(s, job.log, nil)
-		if err != nil {
-			return err
-		}
 		zone, err := zoneOf(s)
 		if err != nil {
 			return err
@@ -231,8 +227,15 @@ func (r *reportCommand) readLoki(ctx context.Context, job *reportJob) error {
 		if from.IsZero() {
 			from = to.Add(-time.Duration(s.Lookback))
 		}
+		past := &progress{name: s.Name, from: from, to: to, log: job.log, bar: job.bar}
+		client, err := newLokiClient(s, job.log, nil, past)
+		if err != nil {
+			return err
+		}
 		part := job.part(s.Name, correlateOptions(cfg), parser, zone)
-		if err := part.feed.Read(ctx, newLokiSource(s, client), from, to); err != nil {
+		err = part.feed.Read(ctx, newLokiSource(s, client), from, to)
+		past.end()
+		if err != nil {
 			return fmt.Errorf("source %s: %w", s.Name, err)
 		}
 		if part.lines == 0 {
@@ -273,6 +276,7 @@ type reportJob struct {
 	from, to time.Time
 	now      time.Time
 	log      *slog.Logger
+	bar      io.Writer // a terminal to show progress on, or nil
 	board    *pipeline.Board
 	ranking  offender.Options
 	advice   offender.AdviceOptions

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -54,7 +55,7 @@ func (r *runCommand) run(ctx context.Context, log *slog.Logger, std stdio) error
 		fmt.Fprintln(std.err, "configuration is valid")
 		return nil
 	}
-	v, err := r.supervise(cfg, log)
+	v, err := r.supervise(terminal(std.err), cfg, log)
 	if err != nil {
 		return err
 	}
@@ -86,6 +87,8 @@ type daemon struct {
 	cfg       *config.Config
 	log       *slog.Logger
 	once      bool
+	bar       io.Writer   // a terminal to show progress on, or nil
+	past      []*progress // of each source: the reading of its look-back
 	registry  *prometheus.Registry
 	self      *publish.Self
 	metrics   *publish.Metrics
@@ -149,9 +152,14 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 
 // newDaemon makes a daemon that is ready to follow.
 func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
+	return newDaemonOn(nil, cfg, log, once)
+}
+
+// newDaemonOn shows its progress on a terminal, where there is one.
+func newDaemonOn(bar io.Writer, cfg *config.Config, log *slog.Logger, once bool) (*daemon, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	d, err := prepare(cfg, log, once, registry, publish.NewSelf(registry))
+	d, err := prepare(bar, cfg, log, once, registry, publish.NewSelf(registry))
 	if err != nil {
 		return nil, err
 	}
@@ -161,8 +169,8 @@ func newDaemon(cfg *config.Config, log *slog.Logger, once bool) (*daemon, error)
 
 // prepare makes a daemon whose sources wait for where to go on: see start. It
 // finds all that is wrong with the configuration.
-func prepare(cfg *config.Config, log *slog.Logger, once bool, registry *prometheus.Registry, self *publish.Self) (*daemon, error) {
-	d := &daemon{cfg: cfg, log: log, once: once, registry: registry, self: self, origins: openOrigins(&cfg.Enrich, log), status: make([]pipeline.Status, len(cfg.Sources)), banned: make([]map[string][]correlate.Place, len(cfg.Sources))}
+func prepare(bar io.Writer, cfg *config.Config, log *slog.Logger, once bool, registry *prometheus.Registry, self *publish.Self) (*daemon, error) {
+	d := &daemon{bar: bar, cfg: cfg, log: log, once: once, registry: registry, self: self, origins: openOrigins(&cfg.Enrich, log), status: make([]pipeline.Status, len(cfg.Sources)), banned: make([]map[string][]correlate.Place, len(cfg.Sources))}
 	var err error
 	if d.redact, err = newRedactors(&cfg.Privacy); err != nil {
 		return nil, err
@@ -204,8 +212,9 @@ func (d *daemon) start(c *carried) {
 	for i, p := range d.waiting {
 		saved := d.resume(p, c)
 		feed := pipeline.NewFeed(p.feed)
+		d.past = append(d.past, p.progress)
 		if saved != nil {
-			feed = saved.Feed
+			feed, p.progress.from = saved.Feed, saved.Cursor
 		} else {
 			d.readBack(p.source)
 		}
@@ -227,7 +236,11 @@ func detail(s string) string {
 
 func (d *daemon) addSource(i int) error {
 	s := &d.cfg.Sources[i]
-	client, err := newLokiClient(s, d.log, d.self)
+	past := &progress{
+		name: s.Name, from: time.Now().Add(-time.Duration(s.Lookback)), to: time.Now(), log: d.log, bar: d.bar,
+		ratio: d.self.BackfillProgress.WithLabelValues(s.Name).Set,
+	}
+	client, err := newLokiClient(s, d.log, d.self, past)
 	if err != nil {
 		return fmt.Errorf("sources[%d]: %w", i, err)
 	}
@@ -273,7 +286,7 @@ func (d *daemon) addSource(i int) error {
 	recent := pipeline.NewRecent(d.cfg.API.MaxRestores)
 	d.recent = append(d.recent, recent)
 	d.waiting = append(d.waiting, &pending{
-		source: s, client: client, sinks: sinks, feed: feedOptions, fingerprint: print,
+		source: s, client: client, progress: past, sinks: sinks, feed: feedOptions, fingerprint: print,
 		follow: pipeline.FollowOptions{
 			Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
 			Once: d.once, Query: s.Query, Fatal: final, Store: store, Recent: recent,
@@ -367,6 +380,7 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 		st.Report = d.status[i].Report
 		st.CaughtUp = d.status[i].CaughtUp
 	} else if !d.status[i].CaughtUp {
+		d.past[i].end()
 		d.log.Info("caught up with Loki", "source_name", st.Source, "lines", st.Lines, "hosts", len(st.Report.Hosts), "took", time.Since(st.Started).Round(time.Millisecond))
 	}
 	d.status[i] = st

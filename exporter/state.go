@@ -65,6 +65,7 @@ func (d *daemon) saved(result string, stood time.Duration, err error) {
 type pending struct {
 	source      *config.Source
 	client      *loki.Client
+	progress    *progress
 	sinks       []pipeline.Sink
 	feed        pipeline.FeedOptions
 	follow      pipeline.FollowOptions

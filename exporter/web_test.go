@@ -51,7 +51,7 @@ func serveWith(t *testing.T, w webFlags) *served {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := r.supervise(cfg, slog.New(slog.DiscardHandler))
+	v, err := r.supervise(nil, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

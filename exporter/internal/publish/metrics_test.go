@@ -57,6 +57,7 @@ func everything() (*prometheus.Registry, *Self) {
 	reg.MustRegister(m)
 	m.Set(view())
 	self.Count(LokiOptions{})
+	self.BackfillProgress.WithLabelValues("loki").Set(1)
 	self.LokiRequests.WithLabelValues("200").Add(3)
 	self.LokiDuration.Observe(.2)
 	return reg, self

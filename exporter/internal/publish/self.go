@@ -23,10 +23,11 @@ type Self struct {
 	Lines            *prometheus.CounterVec // result
 	LateLines        prometheus.Counter
 	RevisedVerdicts  prometheus.Counter
-	UnnamedHosts     prometheus.Gauge // hosts without a label that names them
-	Cursor           prometheus.Gauge // seconds since the epoch
-	Lag              prometheus.Gauge // seconds
-	CatchingUp       prometheus.Gauge // 1 or 0
+	UnnamedHosts     prometheus.Gauge     // hosts without a label that names them
+	Cursor           prometheus.Gauge     // seconds since the epoch
+	Lag              prometheus.Gauge     // seconds
+	CatchingUp       prometheus.Gauge     // 1 or 0
+	BackfillProgress *prometheus.GaugeVec // source
 	TrackedKeys      prometheus.Gauge
 	EvictedKeys      prometheus.Counter
 	StateSaves       *prometheus.CounterVec // result
@@ -56,16 +57,17 @@ func NewSelf(reg prometheus.Registerer) *Self {
 			Name: selfPrefix + "loki_request_duration_seconds", Help: "How long requests to Loki took, in seconds.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
-		Lines:           prometheus.NewCounterVec(counter("lines_total", "Log lines read, by what became of them."), []string{"result"}),
-		LateLines:       prometheus.NewCounter(counter("late_lines_total", "Lines that Loki got after later ones of their time had been read.")),
-		RevisedVerdicts: prometheus.NewCounter(counter("revised_verdicts_total", "Verdicts that were counted and that a late line took back.")),
-		UnnamedHosts:    prometheus.NewGauge(gauge("hosts_without_label", "Streams that no label gives a host, so that they go by their source's name.")),
-		Cursor:          prometheus.NewGauge(gauge("cursor_timestamp_seconds", "Up to when the log has been read and published, over all sources the least, in seconds since the epoch.")),
-		Lag:             prometheus.NewGauge(gauge("lag_seconds", "How far the cursor is behind now, in seconds.")),
-		CatchingUp:      prometheus.NewGauge(gauge("catching_up", "1 while the back-fill or an outage's backlog is being read, else 0.")),
-		TrackedKeys:     prometheus.NewGauge(gauge("tracked_keys", "Ids in jails of hosts that the correlation keeps state of.")),
-		EvictedKeys:     prometheus.NewCounter(counter("evicted_keys_total", "Ids in jails of hosts that were forgotten because max_tracked_keys was reached.")),
-		StateSaves:      prometheus.NewCounterVec(counter("state_saves_total", "Saves of the state file, by result."), []string{"result"}),
+		Lines:            prometheus.NewCounterVec(counter("lines_total", "Log lines read, by what became of them."), []string{"result"}),
+		LateLines:        prometheus.NewCounter(counter("late_lines_total", "Lines that Loki got after later ones of their time had been read.")),
+		RevisedVerdicts:  prometheus.NewCounter(counter("revised_verdicts_total", "Verdicts that were counted and that a late line took back.")),
+		UnnamedHosts:     prometheus.NewGauge(gauge("hosts_without_label", "Streams that no label gives a host, so that they go by their source's name.")),
+		Cursor:           prometheus.NewGauge(gauge("cursor_timestamp_seconds", "Up to when the log has been read and published, over all sources the least, in seconds since the epoch.")),
+		Lag:              prometheus.NewGauge(gauge("lag_seconds", "How far the cursor is behind now, in seconds.")),
+		CatchingUp:       prometheus.NewGauge(gauge("catching_up", "1 while the back-fill or an outage's backlog is being read, else 0.")),
+		BackfillProgress: prometheus.NewGaugeVec(gauge("backfill_progress_ratio", "How much of the look-back has been read since the start, 0 to 1."), []string{"source"}),
+		TrackedKeys:      prometheus.NewGauge(gauge("tracked_keys", "Ids in jails of hosts that the correlation keeps state of.")),
+		EvictedKeys:      prometheus.NewCounter(counter("evicted_keys_total", "Ids in jails of hosts that were forgotten because max_tracked_keys was reached.")),
+		StateSaves:       prometheus.NewCounterVec(counter("state_saves_total", "Saves of the state file, by result."), []string{"result"}),
 		StateDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: selfPrefix + "state_save_duration_seconds", Help: "How long reading stood still for a save of the state file, in seconds.",
 			Buckets: []float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5},
@@ -83,7 +85,7 @@ func NewSelf(reg prometheus.Registerer) *Self {
 		s.StateSaves.WithLabelValues(r)
 	}
 	reg.MustRegister(version.NewCollector("fail2ban_exporter"), s.ConfigReloadOK, s.ConfigReloadTime, s.LokiRequests, s.LokiDuration, s.Lines,
-		s.LateLines, s.RevisedVerdicts, s.UnnamedHosts, s.Cursor, s.Lag, s.CatchingUp, s.TrackedKeys, s.EvictedKeys, s.StateSaves, s.StateDuration, s.StateRebuilt, s.SinkBatches, s.SinkDropped, s.Series, s.SeriesLimited)
+		s.LateLines, s.RevisedVerdicts, s.UnnamedHosts, s.Cursor, s.Lag, s.CatchingUp, s.BackfillProgress, s.TrackedKeys, s.EvictedKeys, s.StateSaves, s.StateDuration, s.StateRebuilt, s.SinkBatches, s.SinkDropped, s.Series, s.SeriesLimited)
 	return s
 }
 
