@@ -158,6 +158,9 @@ func (s *lokiSource) describe(st *loki.Stream) pipeline.Line {
 	if l.Host == "" {
 		l.Host, l.Unnamed = s.name, true
 	}
+	if tenant := st.Labels[loki.TenantLabel]; tenant != "" { // rule 26: two tenants' hosts of one name are two
+		l.Host = tenant + "/" + l.Host
+	}
 	return l
 }
 

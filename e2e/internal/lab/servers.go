@@ -62,6 +62,8 @@ ingester:
     final_sleep: 0s
 query_scheduler:
   use_scheduler_ring: false
+querier:
+  multi_tenant_queries_enabled: true
 query_range:
   cache_results: false
 frontend:

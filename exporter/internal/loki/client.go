@@ -141,12 +141,21 @@ func (e *Error) Unwrap() error { return e.Err }
 // Temporary tells whether trying again can help: no answer, overload, or an
 // error of the server.
 func (e *Error) Temporary() bool {
+	if strings.Contains(e.Body, severalTenants) {
+		return false
+	}
 	return e.Status == 0 && !e.final || e.Status == http.StatusTooManyRequests || e.Status >= 499
 }
+
+// severalTenants is how a Loki refuses, with a 500, what is asked as several
+// tenants at once (3.7.8).
+const severalTenants = "multiple org IDs present"
 
 // hint says what to change.
 func (e *Error) hint() string {
 	switch {
+	case strings.Contains(e.Body, severalTenants):
+		return "this Loki does not answer for several tenants at once: set its querier.multi_tenant_queries_enabled, or give each tenant a source"
 	case e.Status == http.StatusUnauthorized && strings.Contains(e.Body, "org id"):
 		return "this Loki has tenants: set tenant_id"
 	case e.Status == http.StatusUnauthorized:

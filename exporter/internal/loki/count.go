@@ -152,8 +152,15 @@ func (c *Client) labelNames(ctx context.Context, query string, from, to time.Tim
 		query: url.Values{"start": {nano(from)}, "end": {nano(to)}, "query": {selector}},
 		read:  func(r io.Reader, _ string) error { return decodeJSON(r, &answer) },
 	})
+	if strings.Contains(c.o.TenantID, "|") {
+		answer.Data = append(answer.Data, TenantLabel) // which is not listed
+	}
 	return answer.Data, err
 }
+
+// TenantLabel is the label that tells the tenants' streams apart where a query
+// asks as several.
+const TenantLabel = "__tenant_id__"
 
 // sample is one number of an answer.
 type sample struct {
