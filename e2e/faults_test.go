@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -101,7 +102,10 @@ func TestFaults(t *testing.T) {
 	reading := "lag: 2s\n    max_lateness: 1h\n    timeout: 5s\n    audit_interval: 1s"
 	calm := "faults-calm"
 	push(t, calm, past)
-	push(t, calm, live)
+	shipLive := func(tenant string) { // one stream: what comes behind its time is seen as a whole or not at all
+		must(t, lab.Push(t.Context(), loki.URL, tenant, lab.Spread(1), live.Lines()))
+	}
+	shipLive(calm)
 	undisturbed := daemonOf(t, config{tenant: calm, push: true, source: reading}.write(t))
 
 	faults := map[string]func(t *testing.T) fault{
@@ -138,11 +142,18 @@ func TestFaults(t *testing.T) {
 				caughtUp(t, s, time.Now().Add(-20*time.Second))
 
 				must(t, f.begin())
-				push(t, tenant, live)
+				shipLive(tenant)
 				suffer(t, s, f)
 				caughtUp(t, s, live.End())
 				caughtUp(t, undisturbed, live.End())
 				same(t, s, undisturbed)
+				poll(t, s, "has not pushed all", func(context.Context) error { // its sink may be behind, it loses nothing
+					from, to := past.Lines()[0].Time.Add(-time.Minute), time.Now().Add(time.Hour)
+					if got, want := found(t, tenant, from, to), found(t, calm, from, to); !slices.Equal(got, want) {
+						return fmt.Errorf("%d findings, undisturbed %d", len(got), len(want))
+					}
+					return nil
+				})
 				s.Stop()
 			})
 		}
@@ -275,25 +286,27 @@ func TestLokiRestarts(t *testing.T) {
 	fresh := daemonOf(t, config{url: third.URL, source: reading}.write(t))
 	caughtUp(t, fresh, live.End())
 	same(t, s, fresh)
+	poll(t, s, "has not pushed all", func(ctx context.Context) error {
+		entries, err := lab.QueryLoki(ctx, third.URL, "", `{job="fail2ban-loki-exporter", host!=""}`, past.Lines()[0].Time.Add(-time.Minute), time.Now())
+		if err != nil {
+			return err
+		}
+		seen, restores := map[string]bool{}, 0
+		for _, e := range entries {
+			if seen[e.Line] {
+				t.Errorf("twice: %s", e.Line)
+			}
+			seen[e.Line] = true
+			if strings.HasPrefix(e.Line, "finding=restore ") {
+				restores++
+			}
+		}
+		if want := past.CountLines(restoreLine); restores != want { // the live ones wait for what their attackers do
+			return fmt.Errorf("%d findings of restores, %d lines", restores, want)
+		}
+		return nil
+	})
 	s.Stop()
-	entries, err := lab.QueryLoki(t.Context(), third.URL, "", `{job="fail2ban-loki-exporter", host!=""}`, past.Lines()[0].Time.Add(-time.Minute), time.Now())
-	must(t, err)
-	seen := map[string]bool{}
-	for _, e := range entries {
-		if seen[e.Line] {
-			t.Errorf("twice: %s", e.Line)
-		}
-		seen[e.Line] = true
-	}
-	restores := 0
-	for line := range seen {
-		if strings.HasPrefix(line, "finding=restore ") {
-			restores++
-		}
-	}
-	if want := past.CountLines(restoreLine); restores != want { // the live ones wait for what their attackers do
-		t.Errorf("%d findings of restores, %d lines", restores, want)
-	}
 }
 
 func notReady(t *testing.T, s *lab.Server) {

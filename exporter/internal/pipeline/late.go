@@ -166,8 +166,12 @@ func (w *Follower) fetchLate(ctx context.Context) ([]Line, error) {
 		if lines, err = w.after(ctx, rc, c.Stream, from); err != nil {
 			break
 		}
+		rest := c.N - min(c.N, uint64(len(lines)))
+		if len(lines) > 0 && lines[0].At.Before(w.newest(lines[0].Host)) { // another stream of the host was in time
+			rest, lines = c.N, nil
+		}
 		late = append(late, lines...)
-		if rest := c.N - min(c.N, uint64(len(lines))); rest > 0 {
+		if rest > 0 {
 			// between lines that were read: what followed them was judged without
 			w.outdated(c, ts, rest)
 		}
@@ -277,6 +281,16 @@ func (w *Follower) after(ctx context.Context, rc Recounter, stream string, from 
 		late = append(late, l)
 	}
 	return late, nil
+}
+
+// newest is the time of a host's newest line, over all its streams.
+func (w *Follower) newest(host string) (at time.Time) {
+	for _, y := range w.feed.fine.Streams {
+		if y.Host == host && y.Last.After(at) {
+			at = y.Last
+		}
+	}
+	return at
 }
 
 // What is held of a window while late lines are looked for. A longer one is

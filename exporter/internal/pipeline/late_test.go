@@ -225,6 +225,16 @@ func TestTooLateLines(t *testing.T) {
 			}
 			return 0
 		},
+		"one stream of two": func(begin time.Time, l *Line) time.Duration {
+			if l.Host != "web-2" || l.At.UnixMilli()%2 == 0 {
+				return 0
+			}
+			l.Stream = "web-2 too"
+			if since := l.At.Sub(begin); since > 50*time.Second && since < time.Hour {
+				return 30 * time.Minute
+			}
+			return 0
+		},
 		"a day late": func(begin time.Time, l *Line) time.Duration {
 			if l.Host == "web-1" && l.At.Sub(begin) > 40*time.Second && l.At.Sub(begin) < time.Hour {
 				return 24 * time.Hour
