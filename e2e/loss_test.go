@@ -171,7 +171,8 @@ func TestKilled(t *testing.T) {
 	t.Logf("%d kills; %d metrics and %d findings are the same", kills, len(want), len(want2))
 }
 
-// caughtUp waits until the log has been read up to a time.
+// caughtUp waits until the log has been read up to a time, and what was found
+// there has been pushed.
 func caughtUp(t *testing.T, s *lab.Server, to time.Time) {
 	t.Helper()
 	poll(t, s, "has not read all", func(ctx context.Context) error {
@@ -179,7 +180,7 @@ func caughtUp(t *testing.T, s *lab.Server, to time.Time) {
 		if err != nil {
 			return err
 		}
-		if at := lab.Sum(samples, "fail2ban_exporter_cursor_timestamp_seconds"); at < float64(to.Unix()+1) {
+		if at := lab.Sum(samples, "fail2ban_exporter_committed_timestamp_seconds"); at < float64(to.Unix()+1) {
 			return fmt.Errorf("it is at %v", at)
 		}
 		return nil
@@ -303,6 +304,25 @@ func TestLateHost(t *testing.T) {
 		lab.Sum(samples, "fail2ban_exporter_late_lines_total"), m.logs.Load(), once, share, m.queries.Load(), m.counts.Load())
 	if share > 1.25 {
 		t.Errorf("%.2f times the bytes were read", share)
+	}
+}
+
+// A Loki that remembers where it found nothing is asked anew: what came since,
+// with old times, is there.
+func TestLokiThatRemembersEmptiness(t *testing.T) {
+	server, err := lab.StartLoki(t.Context(), lab.LokiOptions{Cache: true, Limits: map[string]string{"max_cache_freshness_per_query": "1s"}})
+	must(t, err)
+	t.Cleanup(server.Stop)
+	r := load(t, "clean-restart").EndAt(time.Now().Add(-6 * time.Hour))
+	begin := r.Lines()[0].Time.Add(-time.Minute)
+	file := config{url: server.URL, query: `{job="fail2ban"} |= "fail2ban"`}.write(t) // emptiness is remembered of queries that filter
+	report := []string{"report", "restores", "--format", "csv", "--from", begin.Format(time.RFC3339), "--to", r.End().Add(time.Minute).Format(time.RFC3339), "--config.file", file}
+	if out := succeed(t, report...); strings.Count(out, "\n") > 1 {
+		t.Fatalf("the empty Loki has restores:\n%s", out)
+	}
+	must(t, lab.Push(t.Context(), server.URL, "", lab.Spread(1), r.Lines()))
+	if got, want := strings.Count(succeed(t, report...), "\n")-1, r.CountLines(restoreLine); got != want {
+		t.Errorf("%d restores, the log has %d", got, want)
 	}
 }
 

@@ -385,12 +385,15 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 	}
 	d.status[i] = st
 	now := time.Now()
-	cursor, caughtUp, unnamed, keys := now, true, 0, 0
+	cursor, committed, caughtUp, unnamed, keys := now, now, true, 0, 0
 	var sources []publish.SourceReport
 	for k := range d.status {
 		s := &d.status[k]
 		if s.Cursor.Before(cursor) {
 			cursor = s.Cursor
+		}
+		if s.Committed.Before(committed) {
+			committed = s.Committed
 		}
 		caughtUp = caughtUp && s.CaughtUp
 		unnamed += s.Unnamed
@@ -400,6 +403,9 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 	if !cursor.IsZero() {
 		d.self.Cursor.Set(float64(cursor.UnixMilli()) / 1000)
 		d.self.Lag.Set(now.Sub(cursor).Seconds())
+	}
+	if !committed.IsZero() {
+		d.self.Committed.Set(float64(committed.UnixMilli()) / 1000)
 	}
 	d.self.UnnamedHosts.Set(float64(unnamed))
 	d.self.TrackedKeys.Set(float64(keys))

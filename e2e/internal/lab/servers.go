@@ -13,6 +13,7 @@ import (
 // LokiOptions say how a Loki differs from one that takes all it is given.
 type LokiOptions struct {
 	Auth     bool              // requests must name a tenant
+	Cache    bool              // results are cached
 	Limits   map[string]string // further keys of limits_config, as YAML values
 	Dir      string            // where it keeps its data; a temporary folder when empty
 	Progress io.Writer         // told when the build takes long
@@ -25,6 +26,8 @@ type LokiOptions struct {
 //     ready after 15 s, or says so before it answers queries.
 //   - query_store_max_look_back_period: with its default, lines older than 2h41m
 //     stay invisible until their chunk is flushed.
+//   - query_ingesters_within: with its default, an hour that ended more than
+//     three ago is looked for in flushed chunks only.
 var lokiConfig = template.Must(template.New("loki").Parse(`auth_enabled: {{.Auth}}
 server:
   http_listen_address: {{.HTTP.Host}}
@@ -64,8 +67,9 @@ query_scheduler:
   use_scheduler_ring: false
 querier:
   multi_tenant_queries_enabled: true
+  query_ingesters_within: 0s
 query_range:
-  cache_results: false
+  cache_results: {{.Cache}}
 frontend:
   scheduler_address: {{.GRPC.Address}}
   scheduler_dns_lookup_period: 200ms
@@ -114,9 +118,10 @@ func StartLoki(ctx context.Context, o LokiOptions) (*Server, error) {
 	return startOnFreePorts(2, func(addrs []string) (*Server, error) {
 		config, err := execute(lokiConfig, struct {
 			Auth       bool
+			Cache      bool
 			HTTP, GRPC address
 			Limits     []string
-		}{o.Auth, splitAddress(addrs[0]), splitAddress(addrs[1]), rows})
+		}{o.Auth, o.Cache, splitAddress(addrs[0]), splitAddress(addrs[1]), rows})
 		if err != nil {
 			return nil, err
 		}

@@ -36,11 +36,13 @@ type server struct {
 	trouble  int           // answers that will fail yet
 	rand     *rand.Rand
 	requests int
+	sent     int // entries
 	running  atomic.Int32
 	widest   atomic.Int32
 	pause    time.Duration
 	damaged  int // good answers spoilt
 	windows  []time.Duration
+	hang     chan struct{} // the first request for entries waits for its end
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -55,7 +57,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.requests++
+	if s.requests++; s.requests == 2 && s.hang != nil {
+		s.mu.Unlock()
+		<-s.hang
+		s.mu.Lock()
+	}
 	q := r.URL.Query()
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/drilldown-limits"):
@@ -125,6 +131,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	slices.SortStableFunc(hits, func(a, b hit) int { return a.e.Time.Compare(b.e.Time) })
 	hits = hits[:min(limit, len(hits))]
+	s.sent += len(hits)
 	by := map[string]*fakeStream{}
 	for _, h := range hits {
 		if by[h.host] == nil {
@@ -358,27 +365,40 @@ func TestStoppingInTheMiddle(t *testing.T) {
 	}
 }
 
-// A reader that is slow does not make the others read everything ahead.
+// While the earliest window's answer is awaited, the others' are held: up to
+// max_buffer, and no more is asked for.
 func TestBufferIsBounded(t *testing.T) {
-	s := busy(20_000, 0)
-	const buffer = 256 << 10
-	c, end := reading(t, s, func(o *Options) { o.MaxParallel, o.MaxBuffer = 4, buffer })
-	defer end()
-	n, served := 0, 0
-	for _, err := range c.Range(context.Background(), `{job="fail2ban"}`, epoch, epoch.Add(6*time.Hour)) {
-		if err != nil {
-			t.Fatal(err)
+	for buffer, all := range map[int64]bool{64 << 10: false, 256 << 20: true} {
+		s := busy(20_000, 0)
+		s.hang = make(chan struct{})
+		c, end := reading(t, s, func(o *Options) { o.MaxParallel, o.MaxBuffer, o.PageSize = 4, buffer, 50 })
+		var given atomic.Int64
+		held := make(chan int)
+		go func() {
+			sent, quiet := 0, 0
+			for quiet < 100 { // nothing was asked for in a tenth of a second
+				<-time.After(time.Millisecond)
+				s.mu.Lock()
+				if quiet++; s.sent != sent || s.sent == 0 {
+					sent, quiet = s.sent, 0
+				}
+				s.mu.Unlock()
+			}
+			ahead := sent - int(given.Load())
+			close(s.hang)
+			held <- ahead
+		}()
+		for _, err := range c.Range(context.Background(), `{job="fail2ban"}`, epoch, epoch.Add(6*time.Hour)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			given.Add(1)
 		}
-		if n++; n == 1000 {
-			time.Sleep(50 * time.Millisecond)
-			s.mu.Lock()
-			served = s.requests
-			s.mu.Unlock()
+		ahead := <-held // of 75 bytes each
+		if given.Load() != 20_000 || all != (ahead > 4000) || !all && ahead > int(buffer/75) {
+			t.Errorf("max_buffer %d: %d entries, %d ahead of the awaited one's", buffer, given.Load(), ahead)
 		}
-	}
-	// a page of 200 to 500 entries holds 75 bytes for each
-	if n != 20_000 || served > 40 {
-		t.Errorf("%d entries; %d requests were answered when 1000 entries had been read", n, served)
+		end()
 	}
 }
 

@@ -92,6 +92,12 @@ func parseLogQuery(query string) (syntax.LogSelectorExpr, error) {
 	return sel, nil
 }
 
+// filters tells whether a query passes over lines of the streams it selects.
+func filters(query string) bool {
+	sel, err := parseLogQuery(query)
+	return err == nil && sel.HasFilter()
+}
+
 // selectorOf gives the stream selector of a query, without its pipeline.
 func selectorOf(query string) (string, error) {
 	sel, err := parseLogQuery(query)

@@ -85,8 +85,9 @@ type Status struct {
 	Err        error     // of the last window, nil when it was read
 	Lines      uint64
 	Report     correlate.Report
-	Unnamed    int // streams that no label gives a host
-	Keys       int // ids in jails of hosts that state is kept of
+	Committed  time.Time // up to when all sinks have what was found
+	Unnamed    int       // streams that no label gives a host
+	Keys       int       // ids in jails of hosts that state is kept of
 }
 
 // Follower reads one source: the past first, then what comes.
@@ -106,8 +107,8 @@ type Follower struct {
 	halt                  chan struct{}
 
 	// What comes too late: see late.go.
-	uncounted  bool // Loki counts no lines for us
-	again      bool // the history is to be read again
+	refused    time.Time // when Loki last refused to count lines for us
+	again      bool      // the history is to be read again
 	rebuild    *rebuild
 	rebuilt    time.Time            // how far it had been read when it was last read again
 	excess     map[excessKey]uint64 // what Loki counted beyond what was read, by the last rebuild
@@ -353,7 +354,7 @@ func (w *Follower) Committed() time.Time {
 
 func (w *Follower) tell(err error, caughtUp bool) {
 	s := Status{
-		Source: w.o.Name, Cursor: w.cursor, CaughtUp: caughtUp && w.rebuild == nil, Rebuilding: w.rebuild != nil, Started: w.started, From: w.from, Err: err, Lines: w.lines,
+		Source: w.o.Name, Cursor: w.cursor, Committed: w.Committed(), CaughtUp: caughtUp && w.rebuild == nil, Rebuilding: w.rebuild != nil, Started: w.started, From: w.from, Err: err, Lines: w.lines,
 		Unnamed: w.feed.Unnamed(), Keys: w.feed.Engine().Keys(),
 	}
 	if caughtUp && w.rebuild == nil {

@@ -153,7 +153,7 @@ func (ts *tallies) forget(before time.Time) {
 // that is older than a line that can be seen.
 func (w *Follower) fetchLate(ctx context.Context) ([]Line, error) {
 	rc, ok := w.source.(Recounter)
-	if !ok || w.uncounted {
+	if !ok || w.uncounted() {
 		return nil, nil
 	}
 	ts := w.feed.fine
@@ -186,7 +186,7 @@ func (w *Follower) fetchLate(ctx context.Context) ([]Line, error) {
 // of AuditWindow at a time, the newest first.
 func (w *Follower) audit(ctx context.Context, now time.Time) error {
 	rc, ok := w.source.(Recounter)
-	if !ok || w.uncounted || w.feed.coarse == nil || w.rebuild != nil || w.o.AuditWindow == 0 || now.Sub(w.audited) < w.o.AuditInterval {
+	if !ok || w.uncounted() || w.feed.coarse == nil || w.rebuild != nil || w.o.AuditWindow == 0 || now.Sub(w.audited) < w.o.AuditInterval {
 		return nil
 	}
 	w.audited = now
@@ -252,14 +252,22 @@ func (w *Follower) missing(ctx context.Context, rc Recounter, ts *tallies, from,
 }
 
 // uncountable tells a Loki that answers no such queries, which is read without
-// them, from one that does not answer now.
+// them, from one that does not answer now. It is asked again after a while: a
+// proxy may have said so while Loki was away.
 func (w *Follower) uncountable(err error) error {
 	if w.o.Fatal != nil && w.o.Fatal(err) {
-		w.uncounted = true
-		w.log.Warn("Loki does not count lines for us, so late ones are not found", "source_name", w.o.Name, "err", err)
+		w.refused = time.Now()
+		w.log.Warn("Loki does not count lines for us, so late ones are not found", "source_name", w.o.Name, "err", err, "again_in", uncountedPause)
 		return nil
 	}
 	return fmt.Errorf("looking for late lines: %w", err)
+}
+
+// uncountedPause is how long Loki is not asked to count after it refused.
+const uncountedPause = 10 * time.Minute
+
+func (w *Follower) uncounted() bool {
+	return !w.refused.IsZero() && time.Since(w.refused) < uncountedPause
 }
 
 // after reads a stream's lines that are newer than its last.
@@ -301,9 +309,11 @@ const (
 )
 
 // read reads a window. Its lines wait until those that are late before it have
-// been taken.
+// been taken: also while the past is still being read, once that is so near
+// that a line may be late and yet as its host's others would be.
 func (w *Follower) read(ctx context.Context, to time.Time) error {
-	if !w.caughtUp || w.rebuild != nil || w.feed.fine == nil {
+	past := !w.caughtUp && (w.o.Once || time.Since(to) > w.o.MaxLateness)
+	if past || w.rebuild != nil || w.feed.fine == nil {
 		return w.feed.Read(ctx, w.source, w.cursor, to)
 	}
 	var held []Line

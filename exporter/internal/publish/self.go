@@ -25,6 +25,7 @@ type Self struct {
 	RevisedVerdicts  prometheus.Counter
 	UnnamedHosts     prometheus.Gauge     // hosts without a label that names them
 	Cursor           prometheus.Gauge     // seconds since the epoch
+	Committed        prometheus.Gauge     // seconds since the epoch
 	Lag              prometheus.Gauge     // seconds
 	CatchingUp       prometheus.Gauge     // 1 or 0
 	BackfillProgress *prometheus.GaugeVec // source
@@ -61,7 +62,8 @@ func NewSelf(reg prometheus.Registerer) *Self {
 		LateLines:        prometheus.NewCounter(counter("late_lines_total", "Lines that Loki got after later ones of their time had been read.")),
 		RevisedVerdicts:  prometheus.NewCounter(counter("revised_verdicts_total", "Verdicts that were counted and that a late line took back.")),
 		UnnamedHosts:     prometheus.NewGauge(gauge("hosts_without_label", "Streams that no label gives a host, so that they go by their source's name.")),
-		Cursor:           prometheus.NewGauge(gauge("cursor_timestamp_seconds", "Up to when the log has been read and published, over all sources the least, in seconds since the epoch.")),
+		Cursor:           prometheus.NewGauge(gauge("cursor_timestamp_seconds", "Up to when the log has been read, over all sources the least, in seconds since the epoch.")),
+		Committed:        prometheus.NewGauge(gauge("committed_timestamp_seconds", "Up to when all findings have reached every client, over all sources the least, in seconds since the epoch.")),
 		Lag:              prometheus.NewGauge(gauge("lag_seconds", "How far the cursor is behind now, in seconds.")),
 		CatchingUp:       prometheus.NewGauge(gauge("catching_up", "1 while the back-fill or an outage's backlog is being read, else 0.")),
 		BackfillProgress: prometheus.NewGaugeVec(gauge("backfill_progress_ratio", "How much of the look-back has been read since the start, 0 to 1."), []string{"source"}),
@@ -85,7 +87,7 @@ func NewSelf(reg prometheus.Registerer) *Self {
 		s.StateSaves.WithLabelValues(r)
 	}
 	reg.MustRegister(version.NewCollector("fail2ban_exporter"), s.ConfigReloadOK, s.ConfigReloadTime, s.LokiRequests, s.LokiDuration, s.Lines,
-		s.LateLines, s.RevisedVerdicts, s.UnnamedHosts, s.Cursor, s.Lag, s.CatchingUp, s.BackfillProgress, s.TrackedKeys, s.EvictedKeys, s.StateSaves, s.StateDuration, s.StateRebuilt, s.SinkBatches, s.SinkDropped, s.Series, s.SeriesLimited)
+		s.LateLines, s.RevisedVerdicts, s.UnnamedHosts, s.Cursor, s.Committed, s.Lag, s.CatchingUp, s.BackfillProgress, s.TrackedKeys, s.EvictedKeys, s.StateSaves, s.StateDuration, s.StateRebuilt, s.SinkBatches, s.SinkDropped, s.Series, s.SeriesLimited)
 	return s
 }
 
