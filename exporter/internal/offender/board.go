@@ -147,7 +147,7 @@ type Board struct {
 
 	// Bans that count by the country they came from, as it was told when they
 	// came: counters must not fall when ids are forgotten. Empty without Origin.
-	countries map[string]uint64
+	countries map[countryKey]uint64
 
 	// The last id that a fact was of: facts of one id follow each other, and one
 	// that was just touched is found without the index.
@@ -174,16 +174,15 @@ type place struct {
 // touch stands together, and with it the first of each list: most ids need no
 // more. The slices point there until they outgrow it.
 type entry struct {
-	key                                   shortID
-	first, last                           int64
-	bans, restores, failures, gapFailures uint32
-	visits                                []visit // by place
-	cells                                 []cell  // the newest, oldest first
-	visit0                                [1]visit
-	cells0                                [2]cell
+	key shortID
+	deeds
+	visits []visit // by place
+	cells  []cell  // the newest, oldest first
+	visit0 [1]visit
+	cells0 [2]cell
 
-	mass      float64 // as of ban
-	ban       int64   // the newest that counts
+	host      uint32 // the first that saw it, and 1
+	parts     []part // by host, where several saw it
 	escalated bool
 	used      bool    // not free
 	recent    []stamp // the newest bans that count, oldest first
@@ -216,7 +215,7 @@ func NewBoard(o Options) *Board {
 	o = o.withDefaults()
 	return &Board{
 		o: o, c: o.Score.constants(), index: newIndex(), placeNo: map[Place]uint32{}, hosts: map[hostKey]uint32{}, jails: map[string]uint32{},
-		countries: map[string]uint64{},
+		countries: map[countryKey]uint64{},
 	}
 }
 
@@ -227,7 +226,8 @@ func (b *Board) Len() int { return b.index.n }
 // where that is the one it had. A ban told again changes nothing.
 func (b *Board) Ban(f BanFact) Standing {
 	at, no := f.At.UnixMilli(), b.place(f.Place)
-	p, e := &b.places[no], b.seen(f.ID, at)
+	p := &b.places[no]
+	e, share := b.seen(f.ID, p.host, at)
 	v := e.visit(no)
 	weight := p.weight
 	if f.Manual {
@@ -244,10 +244,15 @@ func (b *Board) Ban(f BanFact) Standing {
 		return None
 	}
 	before := e.standing(max(e.ban, at), &b.o)
-	e.weigh(weight*b.c.rho(f.Delay, f.HasDelay), at, b.c.decay)
+	weight *= b.c.rho(f.Delay, f.HasDelay)
+	e.weigh(weight, at, b.c.decay)
 	e.bans++
+	if share != nil {
+		share.weigh(weight, at, b.c.decay)
+		share.bans++
+	}
 	if b.o.Origin != nil {
-		b.countries[b.o.originOf(e.id).Country]++
+		b.countries[countryKey{p.host, b.o.originOf(e.id).Country}]++
 	}
 	v.ban = max(v.ban, at)
 	e.remember(stamp{at, no}, b.o.keep())
@@ -260,17 +265,28 @@ func (b *Board) Ban(f BanFact) Standing {
 // End notes the end of a ban.
 func (b *Board) End(f EndFact) {
 	at, no := f.At.UnixMilli(), b.place(f.Place)
-	b.ended(b.get(f.ID).visit(no), &b.places[no], at, f)
+	p, e := &b.places[no], b.get(f.ID)
+	e.on(p.host)
+	b.ended(e.visit(no), p, at, f)
 }
 
 // Restore notes a restored ban: it shows that the id is banned, and no offence.
-func (b *Board) Restore(_ Place, id string, at time.Time) { b.seen(id, at.UnixMilli()).restores++ }
+func (b *Board) Restore(p Place, id string, at time.Time) {
+	e, share := b.seen(id, b.places[b.place(p)].host, at.UnixMilli())
+	e.restores++
+	if share != nil {
+		share.restores++
+	}
+}
 
 // Failure notes a failure.
 func (b *Board) Failure(p Place, id string, at time.Time) {
 	t, no := at.UnixMilli(), b.place(p)
-	e := b.seen(id, t)
+	e, share := b.seen(id, b.places[no].host, t)
 	e.failures++
+	if share != nil {
+		share.failures++
+	}
 	if i, ok := e.find(no); ok {
 		b.failed(&e.visits[i], &b.places[no], t)
 	}
@@ -279,8 +295,12 @@ func (b *Board) Failure(p Place, id string, at time.Time) {
 
 // GapFailure notes that a failure, already noted as such, came while the host
 // or the jail was down.
-func (b *Board) GapFailure(_ Place, id string, at time.Time) {
-	b.seen(id, at.UnixMilli()).gapFailures++
+func (b *Board) GapFailure(p Place, id string, at time.Time) {
+	e, share := b.seen(id, b.places[b.place(p)].host, at.UnixMilli())
+	e.gapFailures++
+	if share != nil {
+		share.gapFailures++
+	}
 }
 
 // Forget drops the ids that did nothing since a time and tells how many.
@@ -337,15 +357,16 @@ func (b *Board) find(id string) *entry {
 	return e
 }
 
-// seen finds the id and notes that it did something.
-func (b *Board) seen(id string, at int64) *entry {
+// seen finds the id, and the host's share where there are others, and notes in
+// both that it did something.
+func (b *Board) seen(id string, host uint32, at int64) (e *entry, share *deeds) {
 	b.bound()
-	e := b.get(id)
-	if e.first == 0 || at < e.first {
-		e.first = at
+	e = b.get(id)
+	if share = e.on(host); share != nil {
+		share.saw(at)
 	}
-	e.last = max(e.last, at)
-	return e
+	e.saw(at)
+	return e, share
 }
 
 func (b *Board) place(p Place) uint32 {
@@ -412,19 +433,6 @@ func (e *entry) remember(s stamp, n int) {
 	}
 	copy(e.recent, e.recent[1:i])
 	e.recent[i-1] = s
-}
-
-// weigh adds a ban to the decayed sum, which is as of the newest one.
-func (e *entry) weigh(w float64, at int64, decay func(age int64) float64) {
-	switch {
-	case e.ban == 0:
-		e.mass, e.ban = w, at
-	case at >= e.ban:
-		e.mass = e.mass*decay(at-e.ban) + w
-		e.ban = at
-	default:
-		e.mass += w * decay(e.ban-at)
-	}
 }
 
 func number[K comparable](names map[K]uint32, name K) uint32 {

@@ -342,6 +342,71 @@ func TestMerge(t *testing.T) {
 	})
 }
 
+// A host of which more was logged than was read can be read again by itself: the
+// board is then that of all facts, also when it was kept in a file meanwhile.
+func TestReplace(t *testing.T) {
+	reached := 0
+	rapid.Check(t, func(t *rapid.T) {
+		fs := facts(t, 90, "a", "b", "c")
+		whole, b, again := NewBoard(located), NewBoard(located), NewBoard(located)
+		for _, f := range fs {
+			f.tell(whole)
+			late := f.ban.Place.Host == "b" && f.ban.Place.Source == "b"
+			if late {
+				f.tell(again)
+			}
+			if !late || rapid.Bool().Draw(t, "in time") {
+				f.tell(b)
+			}
+		}
+		if rapid.Bool().Draw(t, "kept") {
+			b = copied(t, b)
+		}
+		before := map[string]Standing{}
+		now := day.Add(40 * 24 * time.Hour)
+		for _, r := range b.Rank(now, 1000).Rows {
+			before[r.ID] = r.Standing
+		}
+		b.Replace("elsewhere", "b", NewBoard(located)) // nobody knows it
+		found := b.Replace("b", "b", again)
+		if diff := cmp.Diff(view(whole, now), view(b, now)); diff != "" {
+			t.Fatal(diff)
+		}
+		if diff := cmp.Diff(whole.Countries(), b.Countries()); diff != "" {
+			t.Fatal(diff)
+		}
+		newest := func(string, string) time.Time { return now }
+		if diff := cmp.Diff(estimates(whole.Returns(newest)), estimates(b.Returns(newest))); diff != "" {
+			t.Fatal(diff)
+		}
+		if diff := cmp.Diff(view(whole, now), view(copied(t, b), now)); diff != "" {
+			t.Fatal(diff)
+		}
+		for _, f := range found {
+			reached++
+			if f.Reached <= before[f.Row.ID] || f.Row.Standing != f.Reached {
+				t.Fatalf("%+v, before %v", f, before[f.Row.ID])
+			}
+		}
+	})
+	if reached == 0 {
+		t.Error("nobody reached a standing")
+	}
+}
+
+// copied is a board that went through its file.
+func copied(t *rapid.T, b *Board) *Board {
+	var file bytes.Buffer
+	if err := b.Snapshot(&file); err != nil {
+		t.Fatal(err)
+	}
+	back, err := Load(&file, located)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return back
+}
+
 // estimates is what is said of returns.
 func estimates(rs []Returns) (out []string) {
 	for _, r := range append(rs, Total(rs)) {

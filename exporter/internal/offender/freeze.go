@@ -32,6 +32,7 @@ func (e *entry) own() {
 	e.visits = copyOf(e.visits, e.visit0[:])
 	e.cells = copyOf(e.cells, e.cells0[:])
 	e.recent = copyOf(e.recent, e.recent0[:])
+	e.parts = slices.Clone(e.parts)
 }
 
 // copyOf is a list's copy, in place where it fits.

@@ -20,23 +20,24 @@ func (b *Board) Merge(o *Board) {
 		p.after += q.after
 		p.banned += q.banned
 	}
-	b.AddCountries(o.countries)
-	o.all(func(e *entry) { b.get(e.id).merge(e, places, b) })
+	hosts := map[uint32]uint32{noHost: noHost}
+	for i := range o.places {
+		hosts[o.places[i].host] = b.places[places[i]].host
+	}
+	for key, n := range o.countries {
+		b.countries[countryKey{hosts[key.host], key.country}] += n
+	}
+	o.all(func(e *entry) { b.get(e.id).merge(e, places, hosts, b) })
 }
 
 // merge adds what another board knows of the same id.
-func (e *entry) merge(o *entry, places []uint32, b *Board) {
-	if o.first != 0 && (e.first == 0 || o.first < e.first) {
-		e.first = o.first
+func (e *entry) merge(o *entry, places []uint32, hosts map[uint32]uint32, b *Board) {
+	for _, p := range o.shares() {
+		if share := e.on(hosts[p.host]); share != nil {
+			share.add(&p.deeds, b.c.decay)
+		}
 	}
-	e.last = max(e.last, o.last)
-	if o.bans > 0 {
-		e.weigh(o.mass, o.ban, b.c.decay)
-	}
-	e.bans += o.bans
-	e.restores += o.restores
-	e.failures += o.failures
-	e.gapFailures += o.gapFailures
+	e.add(&o.deeds, b.c.decay)
 	e.escalated = e.escalated || o.escalated
 	for _, v := range o.visits {
 		mine := e.visit(places[v.place])

@@ -2,7 +2,6 @@ package offender
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"time"
 )
@@ -115,24 +114,6 @@ func (b *Board) row(rank int, e *entry, p *parts) Row {
 		Bans: int(e.bans), Restores: int(e.restores), Failures: int(e.failures), GapFailures: int(e.gapFailures), Hosts: hosts, Jails: jails,
 		FirstSeen: timeOf(e.first), LastSeen: timeOf(e.last), LastBan: timeOf(e.ban), Escalated: e.escalated,
 		Standing: e.standing(p.now, &b.o), Network: b.o.networkOf(e.id),
-	}
-}
-
-// Countries gives the true bans that count by the country that they came from,
-// empty for those of no known one; nil where no origins are told.
-func (b *Board) Countries() map[string]uint64 {
-	if b.o.Origin == nil {
-		return nil
-	}
-	return maps.Clone(b.countries)
-}
-
-// AddCountries counts bans of countries that no fact told of.
-func (b *Board) AddCountries(more map[string]uint64) {
-	for country, n := range more {
-		if n > 0 {
-			b.countries[country] += n
-		}
 	}
 }
 

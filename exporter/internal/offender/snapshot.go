@@ -19,7 +19,7 @@ import (
 // varints, so it is compact without packing; equal boards give equal bytes.
 const (
 	snapshotMagic   = "f2b-offenders"
-	snapshotVersion = 3
+	snapshotVersion = 4
 	longestText     = 1 << 20
 )
 
@@ -38,18 +38,21 @@ func (b *Board) Snapshot(w io.Writer) error {
 	for _, name := range order {
 		b.places[b.placeNo[name]].write(s)
 	}
-	s.uint(uint64(len(b.countries)))
-	for _, country := range slices.Sorted(maps.Keys(b.countries)) {
-		s.text(country)
-		s.uint(b.countries[country])
+	hosts := map[uint32]uint32{noHost: noHost}
+	for i, name := range order { // as they are numbered when they are read
+		no := b.places[b.placeNo[name]].host
+		if i == 0 || order[i-1].Source != name.Source || order[i-1].Host != name.Host {
+			hosts[no] = uint32(len(hosts) - 1)
+		}
 	}
+	b.writeCountries(s, hosts)
 	entries := make([]*entry, 0, b.Len())
 	b.all(func(e *entry) { entries = append(entries, e) })
 	slices.SortFunc(entries, func(x, y *entry) int { return strings.Compare(x.id, y.id) })
 	s.uint(uint64(len(entries)))
-	var a scratch
+	a := scratch{places: to, hosts: hosts}
 	for _, e := range entries {
-		a.write(e, s, to)
+		a.write(e, s)
 	}
 	s.flush()
 	sum := s.sum
@@ -81,12 +84,15 @@ func Load(r io.Reader, o Options) (*Board, error) {
 		}
 	}
 	for n := s.uint(); n > 0 && s.err == nil; n-- {
-		country := s.text()
-		b.countries[country] = s.uint()
+		key := countryKey{host: uint32(s.uint()), country: s.text()}
+		if key.host--; key.host != noHost {
+			s.below(uint64(key.host), uint32(len(b.hosts)))
+		}
+		b.countries[key] = s.uint()
 	}
 	for n := s.uint(); n > 0 && s.err == nil; n-- {
 		if id := s.text(); s.err == nil {
-			b.get(id).read(s, uint32(len(b.places)))
+			b.get(id).read(s, uint32(len(b.places)), uint32(len(b.hosts)))
 		}
 	}
 	sum := s.sum()
@@ -97,6 +103,24 @@ func Load(r io.Reader, o Options) (*Board, error) {
 		return nil, fmt.Errorf("%w: %w", ErrSnapshot, s.err)
 	}
 	return b, nil
+}
+
+func (b *Board) writeCountries(s *writer, hosts map[uint32]uint32) {
+	type count struct {
+		countryKey
+		n uint64
+	}
+	var counts []count
+	for key, n := range b.countries {
+		counts = append(counts, count{countryKey{hosts[key.host] + 1, key.country}, n})
+	}
+	slices.SortFunc(counts, func(a, b count) int { return cmp.Or(cmp.Compare(a.host, b.host), cmp.Compare(a.country, b.country)) })
+	s.uint(uint64(len(counts)))
+	for _, c := range counts {
+		s.uint(uint64(c.host)) // from 1; 0 is none
+		s.text(c.country)
+		s.uint(c.n)
+	}
 }
 
 // fingerprint names all that what is kept depends on.
@@ -173,16 +197,47 @@ type scratch struct {
 	visits []visit
 	recent []stamp
 	cells  []cell
+	parts  []part
+
+	places []uint32 // their numbers in the snapshot
+	hosts  map[uint32]uint32
 }
 
-func (a *scratch) write(e *entry, s *writer, to []uint32) {
-	s.text(e.id)
-	s.fixed(math.Float64bits(e.mass))
-	s.int(e.first)
-	s.int(e.last - e.first)
-	s.int(e.ban)
-	for _, n := range []uint32{e.bans, e.restores, e.failures, e.gapFailures} {
+func (d *deeds) write(s *writer) {
+	s.fixed(math.Float64bits(d.mass))
+	s.int(d.first)
+	s.int(d.last - d.first)
+	s.int(d.ban)
+	for _, n := range []uint32{d.bans, d.restores, d.failures, d.gapFailures} {
 		s.uint(uint64(n))
+	}
+}
+
+func (d *deeds) read(s *reader) {
+	d.mass = math.Float64frombits(s.fixed())
+	d.first = s.int()
+	d.last = d.first + s.int()
+	d.ban = s.int()
+	d.bans, d.restores, d.failures, d.gapFailures = uint32(s.uint()), uint32(s.uint()), uint32(s.uint()), uint32(s.uint())
+}
+
+func (a *scratch) write(e *entry, s *writer) {
+	to := a.places
+	s.text(e.id)
+	e.deeds.write(s)
+	parts := append(a.parts[:0], e.parts...)
+	a.parts = parts
+	for i := range parts {
+		parts[i].host = a.hosts[parts[i].host]
+	}
+	slices.SortFunc(parts, func(p, q part) int { return cmp.Compare(p.host, q.host) })
+	s.uint(uint64(len(parts)))
+	for i := range parts {
+		s.uint(uint64(parts[i].host))
+		parts[i].deeds.write(s)
+	}
+	if len(parts) == 0 {
+		s.uint(uint64(a.hosts[e.host-1]))
 	}
 	s.uint(bit(e.escalated))
 	visits := append(a.visits[:0], e.visits...)
@@ -223,12 +278,18 @@ func (a *scratch) write(e *entry, s *writer, to []uint32) {
 	}
 }
 
-func (e *entry) read(s *reader, places uint32) {
-	e.mass = math.Float64frombits(s.fixed())
-	e.first = s.int()
-	e.last = e.first + s.int()
-	e.ban = s.int()
-	e.bans, e.restores, e.failures, e.gapFailures = uint32(s.uint()), uint32(s.uint()), uint32(s.uint()), uint32(s.uint())
+func (e *entry) read(s *reader, places, hosts uint32) {
+	e.deeds.read(s)
+	for n := s.uint(); n > 0 && s.err == nil; n-- {
+		p := part{host: s.below(s.uint(), hosts)}
+		p.deeds.read(s)
+		e.parts = append(e.parts, p)
+	}
+	if e.parts == nil {
+		e.host = s.below(s.uint(), hosts) + 1
+	} else {
+		e.host = e.parts[0].host + 1
+	}
 	e.escalated = s.uint() == 1
 	for n := s.uint(); n > 0 && s.err == nil; n-- {
 		x := s.uint()
