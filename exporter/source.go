@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"strconv"
 	"time"
 	_ "time/tzdata"
@@ -103,6 +104,42 @@ func (s *lokiSource) StreamLines(ctx context.Context, key string, from, to time.
 	}
 	s.lines = map[*loki.Stream]pipeline.Line{}
 	return s.all(s.client.RangeOf(ctx, s.query, st, from, to))
+}
+
+// HostLines implements pipeline.Recounter: it asks for the labels that all
+// streams of the host share.
+func (s *lokiSource) HostLines(ctx context.Context, host string, from, to time.Time) iter.Seq2[pipeline.Line, error] {
+	return func(yield func(pipeline.Line, error) bool) {
+		streams, err := s.client.Series(ctx, s.query, from, to)
+		if err != nil {
+			yield(pipeline.Line{}, err)
+			return
+		}
+		s.lines = map[*loki.Stream]pipeline.Line{}
+		for l, err := range s.all(s.client.RangeWith(ctx, s.query, s.common(streams, host), from, to)) {
+			if err == nil && l.Host != host {
+				continue
+			}
+			if !yield(l, err) {
+				return
+			}
+		}
+	}
+}
+
+// common gives the labels that a host's streams share.
+func (s *lokiSource) common(streams []*loki.Stream, host string) (labels map[string]string) {
+	for _, st := range streams {
+		if s.describe(st).Host != host {
+			continue
+		}
+		if labels == nil {
+			labels = maps.Clone(st.Labels)
+			delete(labels, loki.TenantLabel) // Loki's, and in no selector
+		}
+		maps.DeleteFunc(labels, func(name, value string) bool { return st.Labels[name] != value })
+	}
+	return labels
 }
 
 func (s *lokiSource) line(e loki.Entry) pipeline.Line {

@@ -185,6 +185,12 @@ func (e *Engine) Adopt(other *Engine) {
 	e.findings = append(e.findings, other.findings...)
 }
 
+// Drop forgets a host.
+func (e *Engine) Drop(hostName string) {
+	e.keys -= e.HostKeys(hostName)
+	delete(e.hosts, hostName)
+}
+
 // HostKeys counts the ids in jails of a host that state is kept of.
 func (e *Engine) HostKeys(hostName string) (n int) {
 	if h := e.hosts[hostName]; h != nil {

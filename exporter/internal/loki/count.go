@@ -80,12 +80,7 @@ func StreamOf(key string) (*Stream, error) {
 // RangeOf reads one stream as Range reads all.
 func (c *Client) RangeOf(ctx context.Context, query string, s *Stream, from, to time.Time) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		q, err := narrow(query, s.Labels)
-		if err != nil {
-			yield(Entry{}, err)
-			return
-		}
-		for e, err := range c.Range(ctx, q, from, to) {
+		for e, err := range c.RangeWith(ctx, query, s.Labels, from, to) {
 			if err == nil && e.Stream.Key != s.Key { // it has more labels than these
 				continue
 			}
@@ -94,6 +89,39 @@ func (c *Client) RangeOf(ctx context.Context, query string, s *Stream, from, to 
 			}
 		}
 	}
+}
+
+// RangeWith reads the streams that have these labels as Range reads all.
+func (c *Client) RangeWith(ctx context.Context, query string, labels map[string]string, from, to time.Time) iter.Seq2[Entry, error] {
+	q, err := narrow(query, labels)
+	if err != nil {
+		return func(yield func(Entry, error) bool) { yield(Entry{}, err) }
+	}
+	return c.Range(ctx, q, from, to)
+}
+
+// Series lists the streams that a query reads.
+func (c *Client) Series(ctx context.Context, query string, from, to time.Time) ([]*Stream, error) {
+	series, err := c.series(ctx, query, from, to)
+	out := make([]*Stream, len(series))
+	for i, labels := range series {
+		out[i] = &Stream{Labels: labels, Key: keyOf(labels)}
+	}
+	return out, err
+}
+
+func (c *Client) series(ctx context.Context, query string, from, to time.Time) ([]map[string]string, error) {
+	selector, err := selectorOf(query)
+	if err != nil {
+		return nil, err
+	}
+	var answer struct{ Data []map[string]string }
+	err = c.do(ctx, &request{
+		op: "series", method: http.MethodGet, path: "/loki/api/v1/series",
+		query: url.Values{"match[]": {selector}, "start": {nano(from)}, "end": {nano(to)}},
+		read:  func(r io.Reader, _ string) error { return decodeJSON(r, &answer) },
+	})
+	return answer.Data, err
 }
 
 // counting makes of a log query the count of what it finds in [from, to).

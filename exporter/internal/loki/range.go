@@ -225,7 +225,7 @@ func overflow(at time.Time, format string, args ...any) error {
 
 // byStream reads one instant of each stream by itself.
 func (p *pager) byStream(ctx context.Context, at time.Time) (*page, error) {
-	series, err := p.series(ctx, at)
+	series, err := p.c.series(ctx, p.query, at.Add(-time.Hour), at.Add(time.Hour))
 	if err != nil {
 		return nil, err
 	}
@@ -268,20 +268,6 @@ func alone(series []map[string]string) []map[string]string {
 		maps.Copy(out[i], labels)
 	}
 	return out
-}
-
-func (p *pager) series(ctx context.Context, at time.Time) ([]map[string]string, error) {
-	selector, err := selectorOf(p.query)
-	if err != nil {
-		return nil, err
-	}
-	var answer struct{ Data []map[string]string }
-	err = p.c.do(ctx, &request{
-		op: "series", method: http.MethodGet, path: "/loki/api/v1/series",
-		query: url.Values{"match[]": {selector}, "start": {nano(at.Add(-time.Hour))}, "end": {nano(at.Add(time.Hour))}},
-		read:  func(r io.Reader, _ string) error { return decodeJSON(r, &answer) },
-	})
-	return answer.Data, err
 }
 
 const opRange = "query_range"

@@ -138,6 +138,7 @@ type Board struct {
 	slabs [][]entry // of slabSize each: what is tracked never moves
 	n     uint32    // entries in use or free
 	free  []uint32
+	pairs []part // room to come: see pair
 
 	placeNo   map[Place]uint32
 	lastPlace uint32 // facts of one place often follow each other
@@ -176,12 +177,13 @@ type place struct {
 type entry struct {
 	key shortID
 	deeds
-	visits []visit // by place
-	cells  []cell  // the newest, oldest first
-	visit0 [1]visit
-	cells0 [2]cell
+	host    uint32  // the first that saw it, and 1
+	several bool    // hosts saw it
+	visits  []visit // by place
+	cells   []cell  // the newest, oldest first
+	visit0  [1]visit
+	cells0  [2]cell
 
-	host      uint32 // the first that saw it, and 1
 	parts     []part // by host, where several saw it
 	escalated bool
 	used      bool    // not free
@@ -266,7 +268,7 @@ func (b *Board) Ban(f BanFact) Standing {
 func (b *Board) End(f EndFact) {
 	at, no := f.At.UnixMilli(), b.place(f.Place)
 	p, e := &b.places[no], b.get(f.ID)
-	e.on(p.host)
+	b.on(e, p.host)
 	b.ended(e.visit(no), p, at, f)
 }
 
@@ -362,7 +364,7 @@ func (b *Board) find(id string) *entry {
 func (b *Board) seen(id string, host uint32, at int64) (e *entry, share *deeds) {
 	b.bound()
 	e = b.get(id)
-	if share = e.on(host); share != nil {
+	if share = b.on(e, host); share != nil {
 		share.saw(at)
 	}
 	e.saw(at)

@@ -33,7 +33,7 @@ func (b *Board) Merge(o *Board) {
 // merge adds what another board knows of the same id.
 func (e *entry) merge(o *entry, places []uint32, hosts map[uint32]uint32, b *Board) {
 	for _, p := range o.shares() {
-		if share := e.on(hosts[p.host]); share != nil {
+		if share := b.on(e, hosts[p.host]); share != nil {
 			share.add(&p.deeds, b.c.decay)
 		}
 	}

@@ -3,6 +3,7 @@ package offender
 import (
 	"cmp"
 	"slices"
+	"sort"
 )
 
 // What an id did is also kept host by host, where several saw it: so that one
@@ -62,27 +63,55 @@ type part struct {
 // on gives the share of a host in what an id did, to be told the next fact
 // together with the whole; nil where the id was seen on no other host, so that
 // the whole is the share.
-func (e *entry) on(host uint32) *deeds {
-	if e.host == host+1 && e.parts == nil {
+func (b *Board) on(e *entry, host uint32) *deeds {
+	if e.host == host+1 && !e.several {
 		return nil
 	}
+	return b.among(e, host)
+}
+
+func (b *Board) among(e *entry, host uint32) *deeds {
 	if e.host == 0 {
 		e.host = host + 1
 		return nil
 	}
-	if e.parts == nil {
-		e.parts = []part{{e.host - 1, e.deeds}}
+	if !e.several {
+		e.parts, e.several = b.pair(), true
+		e.parts = append(e.parts, part{e.host - 1, e.deeds})
 	}
-	i, ok := slices.BinarySearchFunc(e.parts, host, func(p part, h uint32) int { return cmp.Compare(p.host, h) })
+	i, ok := e.partOf(host)
 	if !ok {
 		e.parts = slices.Insert(e.parts, i, part{host: host})
 	}
 	return &e.parts[i].deeds
 }
 
+// pair is room for the parts of an id that two hosts saw, as most have that
+// more than one did: cut from a larger piece, for the allocator's sake.
+func (b *Board) pair() []part {
+	if len(b.pairs) < 2 {
+		b.pairs = make([]part, slabSize)
+	}
+	p := b.pairs[:0:2]
+	b.pairs = b.pairs[2:]
+	return p
+}
+
+// partOf finds a host's part, or where it would stand.
+func (e *entry) partOf(host uint32) (int, bool) {
+	i := 0
+	if len(e.parts) > 8 {
+		i = sort.Search(len(e.parts), func(i int) bool { return e.parts[i].host >= host })
+	}
+	for i < len(e.parts) && e.parts[i].host < host {
+		i++
+	}
+	return i, i < len(e.parts) && e.parts[i].host == host
+}
+
 // shares are the parts of an id, also where only one host saw it.
 func (e *entry) shares() []part {
-	if e.parts == nil && e.host != 0 {
+	if !e.several && e.host != 0 {
 		return []part{{e.host - 1, e.deeds}}
 	}
 	return e.parts
@@ -90,7 +119,7 @@ func (e *entry) shares() []part {
 
 // without takes out what the id did on a host, and tells whether anything is left.
 func (e *entry) without(host uint32, b *Board) bool {
-	i, ok := slices.BinarySearchFunc(e.parts, host, func(p part, h uint32) int { return cmp.Compare(p.host, h) })
+	i, ok := e.partOf(host)
 	if !ok {
 		return e.host != host+1
 	}
@@ -101,7 +130,7 @@ func (e *entry) without(host uint32, b *Board) bool {
 	}
 	e.host = e.parts[0].host + 1
 	if len(e.parts) == 1 {
-		e.parts = nil
+		e.parts, e.several = nil, false
 	}
 	there := func(place uint32) bool { return b.places[place].host == host }
 	e.visits = slices.DeleteFunc(e.visits, func(v visit) bool { return there(v.place) })

@@ -203,7 +203,7 @@ type scratch struct {
 	hosts  map[uint32]uint32
 }
 
-func (d *deeds) write(s *writer) {
+func (d *deeds) save(s *writer) {
 	s.fixed(math.Float64bits(d.mass))
 	s.int(d.first)
 	s.int(d.last - d.first)
@@ -213,7 +213,7 @@ func (d *deeds) write(s *writer) {
 	}
 }
 
-func (d *deeds) read(s *reader) {
+func (d *deeds) load(s *reader) {
 	d.mass = math.Float64frombits(s.fixed())
 	d.first = s.int()
 	d.last = d.first + s.int()
@@ -224,7 +224,7 @@ func (d *deeds) read(s *reader) {
 func (a *scratch) write(e *entry, s *writer) {
 	to := a.places
 	s.text(e.id)
-	e.deeds.write(s)
+	e.save(s)
 	parts := append(a.parts[:0], e.parts...)
 	a.parts = parts
 	for i := range parts {
@@ -234,7 +234,7 @@ func (a *scratch) write(e *entry, s *writer) {
 	s.uint(uint64(len(parts)))
 	for i := range parts {
 		s.uint(uint64(parts[i].host))
-		parts[i].deeds.write(s)
+		parts[i].save(s)
 	}
 	if len(parts) == 0 {
 		s.uint(uint64(a.hosts[e.host-1]))
@@ -279,16 +279,16 @@ func (a *scratch) write(e *entry, s *writer) {
 }
 
 func (e *entry) read(s *reader, places, hosts uint32) {
-	e.deeds.read(s)
+	e.load(s)
 	for n := s.uint(); n > 0 && s.err == nil; n-- {
 		p := part{host: s.below(s.uint(), hosts)}
-		p.deeds.read(s)
+		p.load(s)
 		e.parts = append(e.parts, p)
 	}
 	if e.parts == nil {
 		e.host = s.below(s.uint(), hosts) + 1
 	} else {
-		e.host = e.parts[0].host + 1
+		e.host, e.several = e.parts[0].host+1, true
 	}
 	e.escalated = s.uint() == 1
 	for n := s.uint(); n > 0 && s.err == nil; n-- {

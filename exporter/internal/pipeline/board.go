@@ -89,11 +89,41 @@ func (b *Board) reset() (countries map[string]uint64) {
 	return countries
 }
 
+// fresh is an empty ranking for what this source tells, with the same options.
+// It makes no findings.
+func (b *Board) fresh() *Board {
+	f := NewBoard(b.own.o).For(b.source)
+	f.Ignore = b.Ignore
+	return f
+}
+
+// replace puts what another reading of a host's log told into the place of what
+// was told of it before.
+func (b *Board) replace(host string, by *Board) {
+	b.all.mu.Lock()
+	defer b.all.mu.Unlock()
+	shown := b.own.board.Countries()
+	if b.own != b.all {
+		b.own.mu.Lock()
+		b.all.board.Replace(b.source, host, by.own.board)
+		defer b.own.mu.Unlock()
+	}
+	reached := b.own.board.Replace(b.source, host, by.own.board)
+	if b.says {
+		b.said = append(b.said, reached...)
+	}
+	b.raiseTo(shown)
+}
+
 // raise brings the bans by country, after the history was read again, to what
 // was shown before: counters do not fall.
 func (b *Board) raise(shown map[string]uint64) {
 	b.all.mu.Lock()
 	defer b.all.mu.Unlock()
+	b.raiseTo(shown)
+}
+
+func (b *Board) raiseTo(shown map[string]uint64) {
 	now, more := b.own.board.Countries(), map[string]uint64{}
 	for country, n := range shown {
 		more[country] = n - min(n, now[country])

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -125,6 +126,39 @@ func (f *Feed) Coverage(host string) Coverage {
 		return *c
 	}
 	return Coverage{}
+}
+
+// results are the lines by what became of them.
+func (c Coverage) results() map[string]uint64 {
+	return map[string]uint64{ResultEvent: c.Events, ResultUnparsed: c.Unparsed, ResultOther: c.Lines - c.Events - c.Unparsed}
+}
+
+// fresh is a feed as this one was when it had read nothing, with a ranking of
+// its own. It tells nobody of its lines.
+func (f *Feed) fresh() *Feed {
+	o := f.o
+	o.Count, o.Unparsed, o.Correlate.Forgot = nil, nil, nil
+	if o.Board != nil {
+		o.Board = o.Board.fresh()
+	}
+	return NewFeed(o)
+}
+
+// replace puts what another feed has read of a host into the place of what this
+// one has.
+func (f *Feed) replace(host string, by *Feed) {
+	f.engine.Drop(host)
+	f.engine.Adopt(by.engine)
+	delete(f.coverage, host)
+	maps.Copy(f.coverage, by.coverage)
+	maps.DeleteFunc(f.parsers, func(key streamKey, _ *fail2ban.Parser) bool { return key.host == host })
+	maps.Copy(f.parsers, by.parsers)
+	maps.Copy(f.unnamed, by.unnamed)
+	f.fine.replace(host, by.fine)
+	f.coarse.replace(host, by.coarse)
+	if f.o.Board != nil {
+		f.o.Board.replace(host, by.o.Board)
+	}
 }
 
 // Unnamed counts the hosts, by stream, that no label names.

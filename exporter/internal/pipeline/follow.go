@@ -107,11 +107,12 @@ type Follower struct {
 	halt                  chan struct{}
 
 	// What comes too late: see late.go.
-	refused    time.Time // when Loki last refused to count lines for us
-	again      bool      // the history is to be read again
+	refused    time.Time       // when Loki last refused to count lines for us
+	stale      map[string]bool // hosts whose history is to be read again
+	again      bool            // the history is to be read again
 	rebuild    *rebuild
 	rebuilt    time.Time            // how far it had been read when it was last read again
-	excess     map[excessKey]uint64 // what Loki counted beyond what was read, by the last rebuild
+	excess     map[excessKey]excess // what Loki counts beyond what was read
 	offsets    correlate.Report     // what counters were shown beyond what is known
 	audited    time.Time
 	audits     int
@@ -230,9 +231,15 @@ func (w *Follower) catchUp(ctx context.Context) error {
 		if to.After(end) {
 			to = end
 		}
-		if w.again {
+		if w.again && w.rested() {
 			w.startAgain()
 			continue
+		}
+		if len(w.stale) > 0 && w.rebuild == nil && w.rested() {
+			if err := w.readHosts(ctx, end); err != nil {
+				w.tell(err, false)
+				return fmt.Errorf("source %s: %w", w.o.Name, err)
+			}
 		}
 		w.save(false) // here the sinks have had the time of a poll to take what was found
 		if w.feed.o.Board != nil {

@@ -30,6 +30,8 @@ type Recounter interface {
 	CountByStream(ctx context.Context, streams []string, from, to time.Time) ([]StreamCount, error)
 	// StreamLines gives the lines of one stream, oldest first.
 	StreamLines(ctx context.Context, stream string, from, to time.Time) iter.Seq2[Line, error]
+	// HostLines gives the lines of one host, oldest first.
+	HostLines(ctx context.Context, host string, from, to time.Time) iter.Seq2[Line, error]
 }
 
 // StreamCount is how many entries a stream has.
@@ -147,6 +149,19 @@ func (ts *tallies) forget(before time.Time) {
 	}
 }
 
+// replace puts the lines of a host that were counted anew into the place of its
+// old ones.
+func (ts *tallies) replace(host string, by *tallies) {
+	maps.DeleteFunc(ts.Streams, func(stream string, y *tally) bool {
+		is := y.Host == host
+		if new := by.Streams[stream]; is && new != nil {
+			new.Surplus = y.Surplus
+		}
+		return is
+	})
+	maps.Copy(ts.Streams, by.Streams)
+}
+
 // fetchLate reads the lines of the last MaxLateness before the cursor that
 // Loki has and the feed has not. It is asked after the lines of the new window
 // were fetched, and before they are taken: who ships in order has shipped all
@@ -162,6 +177,9 @@ func (w *Follower) fetchLate(ctx context.Context) ([]Line, error) {
 	more, err := w.missing(ctx, rc, ts, from, w.cursor)
 	var late []Line
 	for _, c := range more {
+		if _, known := w.excess[excessKey{c.Stream, ts.Bucket}]; known {
+			continue // its host is going to be read again
+		}
 		var lines []Line
 		if lines, err = w.after(ctx, rc, c.Stream, from); err != nil {
 			break
@@ -209,7 +227,9 @@ func (w *Follower) audit(ctx context.Context, now time.Time) error {
 		return w.uncountable(err)
 	}
 	for _, c := range more {
-		w.outdated(c, ts, c.N)
+		if _, known := w.excess[excessKey{c.Stream, ts.Bucket}]; !known {
+			w.outdated(c, ts, c.N)
+		}
 	}
 	return nil
 }
@@ -380,29 +400,28 @@ type rebuild struct {
 }
 
 // outdated notes that Loki counts more of a stream than was read, in the midst
-// of what was read. While a backlog is still coming in this changes, so the
-// history is read again after a pause only; where that changes nothing, Loki
-// counts what it does not give.
+// of what was read. Where a second reading brings nothing, Loki counts what it
+// does not give.
 func (w *Follower) outdated(c StreamCount, ts *tallies, n uint64) {
-	if !w.rebuilt.IsZero() && w.cursor.Sub(w.rebuilt) < w.o.AuditInterval {
-		return
-	}
-	key := excessKey{c.Stream, ts.Bucket}
-	if w.excess[key] == n {
-		delete(w.excess, key)
-		y := ts.Streams[c.Stream]
-		if y == nil {
-			y = &tally{Host: c.Host}
-			ts.Streams[c.Stream] = y
-		}
-		y.Surplus += n
-		return
-	}
-	w.log.Info("lines came too late to be taken in their order: the history is read again", "source_name", w.o.Name, "host", c.Host, "lines", n)
+	w.log.Info("lines came too late to be taken in their order: the host's history is read again", "source_name", w.o.Name, "host", c.Host, "lines", n)
 	if w.excess == nil {
-		w.excess = map[excessKey]uint64{}
+		w.excess = map[excessKey]excess{}
 	}
-	w.excess[key], w.again = n, true
+	w.excess[excessKey{c.Stream, ts.Bucket}] = excess{c.Host, n}
+	if format := w.feed.o.Parser.Format; c.Host == "" || format != nil && format.NamesHost() {
+		w.again = true // lines of one stream are several hosts'
+		return
+	}
+	if w.stale == nil {
+		w.stale = map[string]bool{}
+	}
+	w.stale[c.Host] = true
+}
+
+// rested tells that a history may be read again. While a backlog is still
+// coming in it would be out of date at once, so there is a pause.
+func (w *Follower) rested() bool {
+	return w.rebuilt.IsZero() || w.cursor.Sub(w.rebuilt) >= w.o.AuditInterval
 }
 
 type excessKey struct {
@@ -410,18 +429,115 @@ type excessKey struct {
 	bucket time.Duration
 }
 
-// startAgain reads the history from its beginning.
-func (w *Follower) startAgain() {
-	w.again = false
-	w.rebuild = &rebuild{until: w.cursor, was: w.feed.Engine().Report(false), shown: w.shown(), counts: map[string]uint64{}}
-	if b := w.feed.o.Board; b != nil {
-		w.rebuild.origin = b.reset()
+type excess struct {
+	host string
+	n    uint64
+}
+
+// settleExcess ends the search for what was missing, of one host or of all:
+// where nothing was found, it is not there.
+func (w *Follower) settleExcess(host string, all, found bool) {
+	for key, x := range w.excess {
+		if !all && x.host != host {
+			continue
+		}
+		delete(w.excess, key)
+		ts := w.feed.fine
+		if key.bucket == coarseBucket {
+			ts = w.feed.coarse
+		}
+		if found || ts == nil {
+			continue
+		}
+		y := ts.Streams[key.stream]
+		if y == nil {
+			y = &tally{Host: x.host}
+			ts.Streams[key.stream] = y
+		}
+		y.Surplus += x.n
 	}
+}
+
+// readHosts reads the history of single hosts again, beside what is known, and
+// puts what it shows in its place: hosts share nothing. Where that fails, all
+// is as it was.
+func (w *Follower) readHosts(ctx context.Context, now time.Time) error {
+	rc, ok := w.source.(Recounter)
+	if !ok {
+		return nil
+	}
+	shown, was := w.shown(), w.feed.Engine().Report(false)
+	for _, host := range slices.Sorted(maps.Keys(w.stale)) {
+		again := w.feed.fresh()
+		if err := again.Read(ctx, hostSource{rc, host}, w.from, w.cursor); err != nil {
+			return fmt.Errorf("reading the history of host %s again: %w", host, err)
+		}
+		late := w.countMore(w.feed.Coverage(host), again.Coverage(host))
+		w.feed.replace(host, again)
+		w.settleExcess(host, false, late > 0)
+		w.o.Recent.forget(host)
+		delete(w.stale, host)
+	}
+	w.readBack()
+	w.passSilence(now)
+	w.settleOffsets(shown, was)
+	w.rebuilt = w.cursor
+	return nil
+}
+
+// hostSource is one host of a source.
+type hostSource struct {
+	Recounter
+	host string
+}
+
+// Lines implements Source.
+func (s hostSource) Lines(ctx context.Context, from, to time.Time) iter.Seq2[Line, error] {
+	return s.HostLines(ctx, s.host, from, to)
+}
+
+// countMore counts the lines of a host that another reading found beyond those
+// of the first.
+func (w *Follower) countMore(was, is Coverage) (late int) {
+	before, now := was.results(), is.results()
+	for result, n := range now {
+		for ; before[result] < n; n-- {
+			w.count(result)
+			late++
+		}
+	}
+	w.late(late)
+	return late
+}
+
+// settleOffsets compares what is known now with what was shown: counters go on
+// where they were, and verdicts taken back are counted.
+func (w *Follower) settleOffsets(shown, was correlate.Report) {
+	now := w.feed.Engine().Report(false)
+	w.offsets, _ = now.Behind(&shown)
+	_, back := now.Behind(&was)
+	if w.o.Rebuilt != nil {
+		w.o.Rebuilt(back)
+	}
+}
+
+// readBack has the sinks find out what was said before.
+func (w *Follower) readBack() {
 	for _, s := range w.sinks {
 		if r, ok := s.(Rememberer); ok {
 			r.ReadBack(w.from)
 		}
 	}
+}
+
+// startAgain reads the history from its beginning.
+func (w *Follower) startAgain() {
+	w.again, w.stale = false, nil
+	w.rebuild = &rebuild{until: w.cursor, was: w.feed.Engine().Report(false), shown: w.shown(), counts: map[string]uint64{}}
+	if b := w.feed.o.Board; b != nil {
+		w.rebuild.origin = b.reset()
+	}
+	w.readBack()
 	w.o.Recent.startAgain()
 	w.feed = NewFeed(w.feed.o)
 	w.feed.tell = w.count
@@ -448,12 +564,8 @@ func (w *Follower) finishAgain() {
 		}
 	}
 	w.late(late)
-	now := w.feed.Engine().Report(false)
-	w.offsets, _ = now.Behind(&r.shown)
-	_, back := now.Behind(&r.was)
-	if w.o.Rebuilt != nil {
-		w.o.Rebuilt(back)
-	}
+	w.settleExcess("", true, late > 0)
+	w.settleOffsets(r.shown, r.was)
 }
 
 // shown is the state with what counters may not fall below.

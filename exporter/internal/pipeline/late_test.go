@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/netip"
@@ -33,6 +34,8 @@ type warehouse struct {
 	given  int          // lines read
 	asked  int          // counting queries
 	refuse error        // of counting queries
+	mixed  bool         // streams are of several hosts
+	torn   int          // answers of a host's lines that will break off
 	down   [2]time.Time // lines after the first cannot be read until the second
 }
 
@@ -41,6 +44,27 @@ func (s *warehouse) Lines(ctx context.Context, from, to time.Time) iter.Seq2[Lin
 }
 
 func (s *warehouse) StreamLines(_ context.Context, stream string, from, to time.Time) iter.Seq2[Line, error] {
+	return s.some(from, to, func(l *Line) bool { return stream == "" || l.Stream == stream })
+}
+
+func (s *warehouse) HostLines(_ context.Context, host string, from, to time.Time) iter.Seq2[Line, error] {
+	all := s.some(from, to, func(l *Line) bool { return l.Host == host })
+	return func(yield func(Line, error) bool) {
+		n := 0
+		for l, err := range all {
+			if n++; n == 100 && s.torn > 0 {
+				s.torn--
+				yield(Line{}, errDown)
+				return
+			}
+			if !yield(l, err) {
+				return
+			}
+		}
+	}
+}
+
+func (s *warehouse) some(from, to time.Time, want func(*Line) bool) iter.Seq2[Line, error] {
 	now := time.Now()
 	return func(yield func(Line, error) bool) {
 		if !from.Before(s.down[0]) && now.Before(s.down[1]) {
@@ -48,7 +72,7 @@ func (s *warehouse) StreamLines(_ context.Context, stream string, from, to time.
 			return
 		}
 		for _, l := range s.lines {
-			if l.At.Before(from) || !l.At.Before(to) || l.seen.After(now) || stream != "" && l.Stream != stream {
+			if l.At.Before(from) || !l.At.Before(to) || l.seen.After(now) || !want(&l.Line) {
 				continue
 			}
 			s.given++
@@ -74,6 +98,9 @@ func (s *warehouse) CountByStream(_ context.Context, _ []string, from, to time.T
 		if !l.At.Before(from) && l.At.Before(to) && !l.seen.After(time.Now()) {
 			if n[l.Stream] == nil {
 				n[l.Stream] = &StreamCount{Stream: l.Stream, Host: l.Host}
+				if s.mixed {
+					n[l.Stream].Host = ""
+				}
 			}
 			n[l.Stream].N++
 		}
@@ -256,13 +283,15 @@ func TestLateWhileThePastIsRead(t *testing.T) {
 // Lines that come in the midst of what was judged, or long after max_lateness:
 // the totals become right, counters only rise, and what happened is counted.
 func TestTooLateLines(t *testing.T) {
+	midst := func(begin time.Time, l *Line) time.Duration {
+		if since := l.At.Sub(begin); l.Host == "web-2" && since > 50*time.Second && since < 100*time.Second {
+			return 30 * time.Minute
+		}
+		return 0
+	}
+	const mixed = "streams of several hosts"
 	for name, delay := range map[string]func(begin time.Time, l *Line) time.Duration{
-		"in the midst": func(begin time.Time, l *Line) time.Duration {
-			if since := l.At.Sub(begin); l.Host == "web-2" && since > 50*time.Second && since < 100*time.Second {
-				return 30 * time.Minute
-			}
-			return 0
-		},
+		"in the midst": midst, mixed: midst,
 		"one stream of two": func(begin time.Time, l *Line) time.Duration {
 			if l.Host != "web-2" || l.At.UnixMilli()%2 == 0 {
 				return 0
@@ -290,19 +319,36 @@ func TestTooLateLines(t *testing.T) {
 			const length = 27 * time.Hour
 			var want, got watch
 			late := 0
+			var w *warehouse
 			synctest.Test(t, func(t *testing.T) {
 				want.run(t, arriving(t, time.Now().Add(time.Minute), func(*Line) time.Duration { return 0 }), length)
 			})
 			synctest.Test(t, func(t *testing.T) {
 				begin := time.Now().Add(time.Minute)
-				got.run(t, arriving(t, begin, func(l *Line) time.Duration {
+				w = arriving(t, begin, func(l *Line) time.Duration {
 					d := delay(begin, l)
 					if d > 0 {
 						late++
 					}
 					return d
-				}), length)
+				})
+				w.torn, w.mixed = 2, name == mixed
+				got.run(t, w, length)
 			})
+			hosts := map[string]int{}
+			for _, l := range w.lines {
+				hosts[l.Host]++
+			}
+			if w.mixed {
+				hosts, w.torn = map[string]int{"all": len(w.lines)}, 0
+			}
+			// the late host alone is read again, once for each time that more of it has come
+			if again, most := w.given-len(w.lines), (got.rebuilds+1)*slices.Max(slices.Collect(maps.Values(hosts)))+200; again > most {
+				t.Errorf("%d lines were read again, %d rebuilds, the hosts have %v", again, got.rebuilds, hosts)
+			}
+			if w.torn != 0 {
+				t.Errorf("%d answers did not break off", w.torn)
+			}
 			t.Logf("%d late, %d rebuilds, %d revised", got.late, got.rebuilds, got.revised)
 			if got.late != late || got.rebuilds == 0 || len(got.fell) > 0 {
 				t.Errorf("%d late of %d, %d rebuilds, fell: %v", got.late, late, got.rebuilds, got.fell)

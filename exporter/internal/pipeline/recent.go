@@ -77,6 +77,17 @@ func (r *Recent) finishAgain() {
 	r.before = nil
 }
 
+// forget drops the restores of a host, whose history was read again: they come
+// again with its findings.
+func (r *Recent) forget(host string) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rows = slices.DeleteFunc(r.rows, func(row correlate.Restore) bool { return row.Host == host })
+}
+
 // drop keeps no more than it shall, in memory of its own: what was sliced off
 // would stay.
 func (r *Recent) drop() {
