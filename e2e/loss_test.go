@@ -175,16 +175,28 @@ func TestKilled(t *testing.T) {
 // there has been pushed.
 func caughtUp(t *testing.T, s *lab.Server, to time.Time) {
 	t.Helper()
+	reaches(t, s, "fail2ban_exporter_committed_timestamp_seconds", to)
+}
+
+func reaches(t *testing.T, s *lab.Server, metric string, to time.Time) {
+	t.Helper()
 	poll(t, s, "has not read all", func(ctx context.Context) error {
 		samples, err := lab.Scrape(ctx, s.URL+"/metrics")
 		if err != nil {
 			return err
 		}
-		if at := lab.Sum(samples, "fail2ban_exporter_committed_timestamp_seconds"); at < float64(to.Unix()+1) {
+		if at := lab.Sum(samples, metric); at < float64(to.Unix()+1) {
 			return fmt.Errorf("it is at %v", at)
 		}
 		return nil
 	})
+}
+
+// caughtUpReading waits until the log has been read up to a time, whoever takes
+// what was found.
+func caughtUpReading(t *testing.T, s *lab.Server, to time.Time) {
+	t.Helper()
+	reaches(t, s, "fail2ban_exporter_cursor_timestamp_seconds", to)
 }
 
 // meter is a proxy before Loki that measures the answers that hold log lines.
@@ -305,6 +317,53 @@ func TestLateHost(t *testing.T) {
 	if share > 1.25 {
 		t.Errorf("%.2f times the bytes were read", share)
 	}
+}
+
+// A thousand hosts are followed with the same few small queries as three; one
+// that is late costs no more than its own lines and the counts of all.
+func TestThousandHosts(t *testing.T) {
+	const tenant, away = "thousand", "web-500"
+	now := time.Now().UTC()
+	fleet := lab.Fleet{Hosts: 1000, Jails: 1, Days: 1, Lines: 150_000, From: now.Add(-2 * time.Hour), Seed: 3}
+	var lines, late []lab.Line
+	for l := range fleet.All(lab.FleetTruth{}) {
+		if l.Time.After(now) {
+			break
+		}
+		if l.Host == away {
+			late = append(late, l)
+		} else {
+			lines = append(lines, l)
+		}
+	}
+	must(t, lab.Push(t.Context(), loki.URL, tenant, lab.Spread(1), lines))
+	m := newMeter(t)
+	s := daemonOf(t, config{url: m.URL, tenant: tenant, lookback: "3h", source: "max_lateness: 3h"}.write(t))
+	caughtUp(t, s, time.Now().Add(-20*time.Second))
+	cost := func() (queries, counts, logs int64) { return m.queries.Load(), m.counts.Load(), m.logs.Load() }
+	queries, counts, logs := cost()
+	start := time.Now()
+	caughtUp(t, s, start.Add(10*time.Second))
+	q, c, l := cost()
+	polls := q - queries
+	if polls < 5 {
+		t.Fatalf("%d counting queries", polls)
+	}
+	t.Logf("%d hosts, %d lines: %d polls, %d bytes of counts and %d of logs each", fleet.Hosts, len(lines), polls, (c-counts)/polls, (l-logs)/polls)
+	if perPoll := (c - counts + l - logs) / polls; perPoll > 20_000 || float64(polls) > 2*time.Since(start).Seconds()+2 {
+		t.Errorf("%d polls of %d bytes", polls, perPoll)
+	}
+	queries, counts, logs = cost()
+	must(t, lab.Push(t.Context(), loki.URL, tenant, lab.Spread(1), late))
+	metricsBecome(t, s, func(samples []lab.Sample) error {
+		if n := lab.Sum(samples, "fail2ban_exporter_late_lines_total"); int(n) != len(late) {
+			return fmt.Errorf("%v late lines of %d", n, len(late))
+		}
+		return nil
+	})
+	q, c, l = cost()
+	t.Logf("%d late lines of one host: %d queries with %d bytes of counts, %d bytes of logs", len(late), q-queries, c-counts, l-logs)
+	s.Stop()
 }
 
 // A Loki that remembers where it found nothing is asked anew: what came since,

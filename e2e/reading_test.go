@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"cmp"
 	"context"
 	"os"
 	"os/exec"
@@ -46,24 +45,6 @@ func TestEveryWayOfReading(t *testing.T) {
 		"LOKI_FROM="+from.Add(-24*time.Hour).Format(time.RFC3339), "LOKI_TO="+to.Add(24*time.Hour).Format(time.RFC3339))
 	if strings.Contains(out, "SKIP") || !strings.Contains(out, "--- PASS: TestRealLoki") {
 		t.Error("the client's test did not run")
-	}
-}
-
-// TestBackfill measures docs/performance.md: BACKFILL=500000 go test -run TestBackfill -v .
-// LIMITS, WAYS and TIMES choose Loki's limits, benchmarks and how often.
-func TestBackfill(t *testing.T) {
-	lines := os.Getenv("BACKFILL")
-	if lines == "" {
-		t.Skip("BACKFILL says not how many lines to measure with")
-	}
-	for limit := range strings.SplitSeq(cmp.Or(os.Getenv("LIMITS"), "5000,50000"), ",") {
-		server, err := lab.StartLoki(t.Context(), lab.LokiOptions{Limits: map[string]string{"max_entries_limit_per_query": limit}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("max_entries_limit_per_query: %s", limit)
-		clientTest(t, "-run=^$", "-bench="+cmp.Or(os.Getenv("WAYS"), "Backfill"), "-benchtime=1x", "-count="+cmp.Or(os.Getenv("TIMES"), "1"), "LOKI_URL="+server.URL, "LOKI_BENCH="+lines)
-		server.Stop()
 	}
 }
 

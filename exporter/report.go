@@ -311,6 +311,7 @@ func (j *reportJob) watch(ob correlate.Observation, p offender.Place) {
 // reportPart is one source's share.
 type reportPart struct {
 	name     string
+	kind     string // of the report
 	feed     *pipeline.Feed
 	lines    int
 	findings []correlate.Finding
@@ -320,11 +321,15 @@ type reportPart struct {
 }
 
 func (j *reportJob) part(name string, o correlate.Options, parser fail2ban.Options, zone func(string) *time.Location) *reportPart {
-	o.Events, o.Rows, o.Explain = j.kind == publish.KindEvents, true, j.explain && explained(j.kind)
-	p := &reportPart{name: name, zone: zone}
+	o.Events, o.Rows, o.Explain = j.kind == publish.KindEvents, j.kind == publish.KindBans, j.explain && explained(j.kind)
+	p := &reportPart{name: name, zone: zone, kind: j.kind}
 	p.feed = pipeline.NewFeed(pipeline.FeedOptions{
 		Correlate: o, Parser: parser, Zone: zone, Newest: j.now, From: j.from, To: j.to, Board: j.board.For(name),
-		Count: func(string) { p.lines++ },
+		Count: func(string) {
+			if p.lines++; p.lines%drainEvery == 0 {
+				p.drain()
+			}
+		},
 		Unparsed: func(l pipeline.Line) {
 			if j.unparsed++; j.unparsed == 1 {
 				j.firstUnparsed = sample(l.Text, 200, j.redact)
@@ -333,6 +338,20 @@ func (j *reportJob) part(name string, o correlate.Options, parser fail2ban.Optio
 	})
 	j.parts = append(j.parts, p)
 	return p
+}
+
+// drainEvery is after how many lines findings are taken from the engine: a month
+// of a fleet has millions, most of them of other kinds than the report's.
+const drainEvery = 10_000
+
+// drain takes what was found and keeps what the report shows of it.
+func (p *reportPart) drain() {
+	for _, f := range p.feed.Engine().Findings() {
+		p.spans.Add(&f)
+		if publish.ReportKind(f.Kind) == p.kind {
+			p.findings = append(p.findings, f)
+		}
+	}
 }
 
 // finish settles everything as of --to, else as of the newest line read.
@@ -348,11 +367,8 @@ func (j *reportJob) finish() {
 	for _, p := range j.parts {
 		e := p.feed.Engine()
 		e.Finish(end)
-		p.findings = e.Findings()
+		p.drain()
 		slices.SortStableFunc(p.findings, correlate.Compare)
-		for i := range p.findings {
-			p.spans.Add(&p.findings[i])
-		}
 		p.report = e.Report(j.kind == publish.KindBans)
 	}
 	j.now = end
@@ -441,10 +457,8 @@ func (j *reportJob) rows() (rows []publish.Row) {
 	}
 	for _, p := range j.parts {
 		for i := range p.findings {
-			if publish.ReportKind(p.findings[i].Kind) == j.kind {
-				_, row := publish.FindingRow(p.name, &p.findings[i])
-				rows = append(rows, row)
-			}
+			_, row := publish.FindingRow(p.name, &p.findings[i])
+			rows = append(rows, row)
 		}
 		if j.kind == publish.KindBans {
 			rows = append(rows, openBans(p)...)

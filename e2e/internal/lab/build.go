@@ -35,6 +35,7 @@ var noDiscovery = []string{"-tags", "remove_all_sd,netgo"}
 
 var targets = map[string]target{
 	"loki":       {dir: "e2e/servers/loki", pkg: "github.com/grafana/loki/v3/cmd/loki", out: "bin/servers/loki"},
+	"logcli":     {dir: "e2e/servers/loki", pkg: "github.com/grafana/loki/v3/cmd/logcli", out: "bin/servers/logcli"},
 	"prometheus": {dir: "e2e/servers/prometheus", pkg: "github.com/prometheus/prometheus/cmd/prometheus", out: "bin/servers/prometheus", arg: noDiscovery},
 	"promtool":   {dir: "e2e/servers/prometheus", pkg: "github.com/prometheus/prometheus/cmd/promtool", out: "bin/servers/promtool", arg: noDiscovery},
 	"exporter":   {dir: ".", pkg: "./exporter", out: "bin/fail2ban-loki-exporter"},
@@ -69,7 +70,7 @@ func hasLine(text []byte, want string) bool {
 	return false
 }
 
-// Build builds one of loki, prometheus, promtool and exporter from its pinned
+// Build builds one of loki, logcli, prometheus, promtool and exporter from its pinned
 // module and returns the binary's path. Go's build cache decides what there is
 // to do: nothing, mostly. The first build of a server costs minutes; progress,
 // unless nil, is told so when it takes long.

@@ -73,6 +73,11 @@ func NewParser(o Options) *Parser {
 	return p
 }
 
+// ParseText is Parse of a text, without a copy of it: a line is never written to.
+func (p *Parser) ParseText(line string, at time.Time, ev *Event) error {
+	return p.Parse(unsafeBytes(line), at, ev)
+}
+
 // Parse reads one line. at is the time that Loki has for the entry, zero for
 // lines of a file. The event's strings alias the line.
 //

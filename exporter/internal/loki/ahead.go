@@ -13,6 +13,10 @@ import (
 // queue in its place. So all requests work near the beginning, whose entries
 // are wanted first, and windows need not be known before.
 //
+// What a page costs Loki hardly depends on how full it is, so pages shall be
+// full: a request asks for a little more time than a page is thought to cover,
+// and only the last one of every segmentPages finds less than it could take.
+//
 // One goroutine, the reader's own, holds the queue; the others only ask. What
 // they hold is bounded before they start: each may hold an answer and its
 // entries, both of at most p.most bytes, and the first segment always has room.
@@ -24,6 +28,15 @@ type segment struct {
 	page     *page
 	err      error
 }
+
+const (
+	// segmentPages is about how many pages one request after another reads
+	// before the time that the next one reads.
+	segmentPages = 8
+	// fullMargin is by which part more time is asked for than a page is thought
+	// to cover.
+	fullMargin = 3
+)
 
 type segmentState uint8
 
@@ -102,14 +115,15 @@ func (r *reader) start(ctx context.Context) {
 			return
 		}
 		_, span := r.p.fit.window()
-		if rest := s.from.Add(span); rest.Before(s.to) {
+		if rest := s.from.Add(segmentPages * span); rest.Before(s.to) {
 			r.queue = slices.Insert(r.queue, i+1, &segment{from: rest, to: s.to})
 			s.to = rest
 		}
+		until := earlier(s.from.Add(span+span/fullMargin), s.to)
 		s.state = running
 		r.running++
 		go func() {
-			s.page, s.err = r.p.read(ctx, s.from, s.to)
+			s.page, s.err = r.p.read(ctx, s.from, until)
 			r.answers <- s
 		}()
 	}

@@ -49,7 +49,7 @@ func (c *Client) fit(ctx context.Context, parallel int) *fit {
 			a.limit, a.length = limit, length
 		}
 	}
-	f := &fit{max: a.limit, limit: usualLimit, top: c.o.MaxWindow, span: firstSpan, slots: parallel, parallel: parallel, fill: 1}
+	f := &fit{max: a.limit, limit: usualLimit, top: c.o.MaxWindow, span: firstSpan, slots: parallel, parallel: parallel}
 	switch {
 	case c.o.PageSize > 0:
 		f.limit = c.o.PageSize
@@ -66,9 +66,6 @@ func (c *Client) fit(ctx context.Context, parallel int) *fit {
 		f.span = a.span
 	}
 	f.span = min(f.span, f.top)
-	if parallel > 1 {
-		f.fill = aheadFill
-	}
 	return f
 }
 
@@ -115,9 +112,6 @@ const (
 	leastSpan = time.Second
 	// growth is how much longer a window may become at once.
 	growth = 4
-	// aheadFill is how full pages shall be that are read ahead: what is left
-	// of a window that does not fit costs a page of its own.
-	aheadFill = 0.7
 )
 
 // fit is how much to ask for at once, for all fetches of one call of Range.
@@ -130,7 +124,6 @@ type fit struct {
 	// dearly: windows are made so that a page about fills them.
 	span time.Duration
 	top  time.Duration // span's bound
-	fill float64       // how full a page shall be
 
 	slots    int // requests at once
 	parallel int // slots' bound
@@ -183,7 +176,7 @@ func (f *fit) learn(n, limit int, covered time.Duration, full bool) {
 	most := min(f.span*growth, f.top)
 	want := most
 	if n > 0 {
-		if w := float64(covered) * f.fill * float64(limit) / float64(n); w < float64(most) {
+		if w := float64(covered) * float64(limit) / float64(n); w < float64(most) {
 			want = time.Duration(w)
 		}
 	}

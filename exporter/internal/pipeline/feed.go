@@ -278,7 +278,7 @@ func (f *Feed) parser(key streamKey) *fail2ban.Parser {
 // parse reads a line and tells whether the engine shall see it. A host that
 // the line names is the line's host.
 func (f *Feed) parse(l *Line, ev *fail2ban.Event) bool {
-	err := f.parser(streamKey{l.Host, l.Stream}).Parse([]byte(l.Text), l.At, ev)
+	err := f.parser(streamKey{l.Host, l.Stream}).ParseText(l.Text, l.At, ev)
 	if l.At.IsZero() && f.outside(ev.Time) {
 		return false
 	}
