@@ -36,7 +36,7 @@ func TestBackfill(t *testing.T) {
 	logcli, err := lab.Build(t.Context(), "logcli", os.Stderr)
 	must(t, err)
 	end := time.Now().UTC().Truncate(time.Hour).Add(-time.Hour)
-	fleet := lab.Fleet{Hosts: 50, Jails: 6, Days: 7, Lines: lines, From: end.Add(-7 * 24 * time.Hour), Seed: 1}
+	fleet := lab.Fleet{Hosts: 50, Jails: 6, Days: 7, Lines: lines, From: end.Add(-7 * 24 * time.Hour), Seed: 1, IDs: 20_000}
 	truth := lab.FleetTruth{}
 	for i, limit := range strings.Split(cmp.Or(os.Getenv("LIMITS"), "5000"), ",") {
 		server, err := lab.StartLoki(t.Context(), lab.LokiOptions{Dir: dir, Limits: map[string]string{"max_entries_limit_per_query": limit}})

@@ -34,6 +34,10 @@ type Tally struct {
 // FleetTruth is what truly happened, by host and jail ("web-01/sshd").
 type FleetTruth map[string]*Tally
 
+// fleetTick keeps bans and unbans apart: of an unban and a ban of one address in
+// one millisecond, Loki does not tell which was first.
+const fleetTick = 10 * time.Millisecond
+
 // fleetRestart is how long a server runs, about.
 const fleetRestart = 40 * time.Hour
 
@@ -210,7 +214,7 @@ func (h *fleetHost) tally(jail string) *Tally {
 
 // next lets the next attack come, of an address that is not banned.
 func (h *fleetHost) next(after time.Time) {
-	at := after.Add(h.spread(h.pause))
+	at := after.Add(h.spread(h.pause)).Truncate(fleetTick)
 	jail := fleetJails[h.rand.IntN(h.f.Jails)]
 	// few come often and from everywhere, many once
 	n := min(uint32(h.rand.ExpFloat64()*float64(h.f.IDs)/30), uint32(h.f.IDs-1))
@@ -257,7 +261,7 @@ func (h *fleetHost) ban(at time.Time, b fleetBan, until time.Time) {
 
 // expire lets a ban end within a second of its time.
 func (h *fleetHost) expire(b fleetBan, until time.Time) {
-	h.at(until.Add(time.Duration(h.rand.IntN(1000))*time.Millisecond), func(at time.Time) {
+	h.at(until.Add(time.Duration(h.rand.IntN(100))*fleetTick+fleetTick/2), func(at time.Time) {
 		if h.banned[b] != until {
 			return
 		}
@@ -313,7 +317,7 @@ func (h *fleetHost) stop(at time.Time) {
 func (h *fleetHost) later(until time.Time) {
 	for i := range h.pending {
 		if e := &h.pending[i]; e.at.Before(until) {
-			e.at = until.Add(time.Duration(e.seq%1000) * time.Millisecond)
+			e.at = until.Truncate(fleetTick).Add(time.Duration(1+e.seq%100)*fleetTick + e.at.Sub(e.at.Truncate(fleetTick)))
 		}
 	}
 	heap.Init(&h.pending)

@@ -14,8 +14,9 @@ import (
 // are wanted first, and windows need not be known before.
 //
 // What a page costs Loki hardly depends on how full it is, so pages shall be
-// full: a request asks for a little more time than a page is thought to cover,
-// and only the last one of every segmentPages finds less than it could take.
+// full: where an hour has several, a request asks for all that is left of the
+// hour or of its segment, and what does not fit comes next. It asks for no two
+// such hours: Loki reads them side by side, each up to the limit.
 //
 // One goroutine, the reader's own, holds the queue; the others only ask. What
 // they hold is bounded before they start: each may hold an answer and its
@@ -33,10 +34,18 @@ const (
 	// segmentPages is about how many pages one request after another reads
 	// before the time that the next one reads.
 	segmentPages = 8
-	// fullMargin is by which part more time is asked for than a page is thought
-	// to cover.
-	fullMargin = 3
+	// splitInterval is how Loki cuts queries by default
+	// (split_queries_by_interval), at whole hours.
+	splitInterval = time.Hour
 )
+
+// wholeHours is the last full hour up to a time, unless that is not after from.
+func wholeHours(from, to time.Time) time.Time {
+	if hour := to.Truncate(splitInterval); hour.After(from) {
+		return hour
+	}
+	return to
+}
 
 type segmentState uint8
 
@@ -115,11 +124,11 @@ func (r *reader) start(ctx context.Context) {
 			return
 		}
 		_, span := r.p.fit.window()
-		if rest := s.from.Add(segmentPages * span); rest.Before(s.to) {
+		if rest := wholeHours(s.from, s.from.Add(segmentPages*span)); rest.Before(s.to) {
 			r.queue = slices.Insert(r.queue, i+1, &segment{from: rest, to: s.to})
 			s.to = rest
 		}
-		until := earlier(s.from.Add(span+span/fullMargin), s.to)
+		until := earlier(wholeHours(s.from, s.from.Add(max(span, splitInterval))), s.to)
 		s.state = running
 		r.running++
 		go func() {
