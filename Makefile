@@ -13,6 +13,8 @@ LDFLAGS  := -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X $(PKG
 GOLANGCI_LINT := v2.15.0
 TOOLS         := $(CURDIR)/bin/tools
 
+PAGES ?= 5000,50000
+
 .PHONY: help build unit e2e test demo bench lint fmt soak clean
 
 help: ## this list
@@ -36,12 +38,13 @@ demo: build ## real servers, the recorded fleet and the exporter, until Ctrl-C; 
 bench: ## the benchmarks, each beside what a user would use instead
 	go test -run '^$$' -bench . -benchmem ./...
 
-soak: build ## what takes long: fuzzing for 10 minutes each (FUZZTIME=10m), 50 kills (KILLS=50)
+soak: build ## what takes long: fuzzing (FUZZTIME=10m each), 50 kills (KILLS=50), bad receivers (SOAK=10m), 5 million lines (BACKFILL=5000000)
 	go test -run '^$$' -fuzz FuzzParse -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/fail2ban
 	go test -run '^$$' -fuzz FuzzForms -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/fail2ban
 	go test -run '^$$' -fuzz FuzzEngine -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/correlate
 	go test -run '^$$' -fuzz FuzzProtobuf -fuzztime $(or $(FUZZTIME),10m) -fuzzminimizetime 1s ./exporter/internal/loki
-	cd e2e && KILLS=$(or $(KILLS),50) EXPORTER=$(CURDIR)/$(BIN) go test -count=1 -v -timeout 20m -run TestKilled .
+	cd e2e && KILLS=$(or $(KILLS),50) SOAK=$(or $(SOAK),10m) BACKFILL=$(or $(BACKFILL),5000000) PAGES=$(PAGES) \
+		EXPORTER=$(CURDIR)/$(BIN) go test -count=1 -v -timeout 90m -run 'TestKilled|TestSoak|TestBackfill' .
 
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## golangci-lint with the settings of .golangci.yml
 	$< run ./...

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -84,6 +85,7 @@ type pager struct {
 	fit     *fit
 	most    int64 // bytes of an answer, and of its entries
 	streams streamTable
+	usual   atomic.Int32 // entries of the last page
 	// remark is a comment that makes a query one that was never asked before.
 	// Where query_range.cache_results is on, Loki remembers of queries with
 	// filters that they found nothing in a time, and does not see what came
@@ -319,7 +321,7 @@ func (p *pager) fetch(ctx context.Context, a *ask) (*page, error) {
 	}
 	var d *decoder
 	r.read = func(body io.Reader, contentType string) error {
-		d = &decoder{streams: &p.streams, most: p.most}
+		d = &decoder{streams: &p.streams, most: p.most, entries: make([]Entry, 0, p.usual.Load())}
 		if err := p.decode(d, body, contentType); err != nil {
 			return err
 		}
@@ -334,6 +336,7 @@ func (p *pager) fetch(ctx context.Context, a *ask) (*page, error) {
 	if err := p.c.do(ctx, r); err != nil {
 		return nil, err
 	}
+	p.usual.Store(int32(len(d.entries)))
 	return &page{entries: merged(d.entries), next: a.to, size: d.size}, nil
 }
 
