@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -99,8 +100,11 @@ type daemon struct {
 	followers []*pipeline.Follower
 	recent    []*pipeline.Recent // of each source
 	clients   []*loki.Client
-	waiting   []*pending          // sources that nothing reads yet
-	sinks     []*publish.LokiSink // of each of cfg.Clients
+	waiting   []*pending              // sources that nothing reads yet
+	sinks     []*publish.LokiSink     // of each of cfg.Clients
+	remotes   []*publish.RemoteWriter // of each of cfg.Remotes
+	receivers []*http.Client          // of remotes
+	handsOver atomic.Bool             // another daemon goes on
 
 	mu      sync.Mutex
 	status  []pipeline.Status
@@ -186,6 +190,9 @@ func prepare(bar io.Writer, cfg *config.Config, log *slog.Logger, once bool, reg
 	if err := d.addSinks(); err != nil {
 		return nil, err
 	}
+	if err := d.addRemotes(); err != nil {
+		return nil, err
+	}
 	for i := range cfg.Sources {
 		if err := d.addSource(i); err != nil {
 			return nil, err
@@ -208,6 +215,7 @@ func (d *daemon) start(c *carried) {
 	} else {
 		d.show(c.view) // until all sources have caught up
 		d.api.Store(c.api)
+		d.takeRemotes(c.remotes)
 	}
 	for i, p := range d.waiting {
 		saved := d.resume(p, c)
@@ -361,6 +369,7 @@ func (d *daemon) follow(ctx context.Context) error {
 	for _, s := range d.sinks {
 		sinks.Go(func() { s.Run(pushing) })
 	}
+	sinks.Go(func() { d.writeRemotes(pushing) })
 	g, reading := errgroup.WithContext(ctx)
 	for _, f := range d.followers {
 		g.Go(func() error { return f.Run(reading) })
@@ -456,6 +465,9 @@ func (d *daemon) close() {
 	d.looking.Wait()
 	for _, c := range d.clients {
 		c.Close()
+	}
+	for _, c := range d.receivers {
+		c.CloseIdleConnections()
 	}
 }
 
