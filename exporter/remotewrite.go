@@ -69,9 +69,7 @@ func (d *daemon) addRemotes() error {
 		if err != nil {
 			return fmt.Errorf("remote_write[%d]: %w", i, err)
 		}
-		if len(d.cfg.Remotes) > 1 {
-			o.Name = fmt.Sprintf("remote-write-%d", i)
-		}
+		o.Name = d.remoteName(i)
 		o.Gather = d.registry
 		w, err := publish.NewRemoteWriter(d.self.CountRemote(o))
 		if err != nil {
@@ -83,6 +81,14 @@ func (d *daemon) addRemotes() error {
 	return nil
 }
 
+// remoteName names a receiver in metrics and logs.
+func (d *daemon) remoteName(i int) string {
+	if len(d.cfg.Remotes) > 1 {
+		return fmt.Sprintf("remote-write-%d", i)
+	}
+	return "remote-write"
+}
+
 // remoteEnd bounds how long the end waits for receivers to take the markers.
 const remoteEnd = 5 * time.Second
 
@@ -90,7 +96,10 @@ const remoteEnd = 5 * time.Second
 // after that. It returns when all writers have ended.
 func (d *daemon) writeRemotes(ctx context.Context) {
 	var all sync.WaitGroup
-	for _, w := range d.remotes {
+	for i, w := range d.remotes {
+		if !d.cfg.Remotes[i].Live {
+			continue
+		}
 		all.Go(func() {
 			if d.once {
 				<-ctx.Done()
@@ -147,10 +156,15 @@ func (d *daemon) remoteParts() (out []part) {
 	for i, w := range d.remotes {
 		name := "metrics to " + config.ShownURL(promconfig.URL{URL: receiverURL(&d.cfg.Remotes[i])})
 		state := w.State()
+		if !d.cfg.Remotes[i].Live {
+			out = append(out, d.pastPart(name, i))
+			continue
+		}
 		detail := fmt.Sprintf("%d samples in the last round", state.Samples)
 		if !state.At.IsZero() {
 			detail += ", last written " + state.At.UTC().Format(landingTime) + " UTC"
 		}
+		detail += d.historyDetail(i)
 		switch {
 		case state.Err != nil:
 			out = append(out, ill(name, state.Err, detail))
@@ -161,6 +175,14 @@ func (d *daemon) remoteParts() (out []part) {
 		}
 	}
 	return out
+}
+
+// pastPart tells of a receiver that gets the past alone.
+func (d *daemon) pastPart(name string, i int) part {
+	if h := d.histories.all[i]; h != nil && h.State().Err != nil {
+		return ill(name, h.State().Err, "the past alone")
+	}
+	return healthy(name, "the past alone", strings.TrimPrefix(d.historyDetail(i), "; "))
 }
 
 // checkRemotes asks each receiver whether it takes what we write, and whether
@@ -184,7 +206,10 @@ func checkRemotes(ctx context.Context, cfg *config.Config, log *slog.Logger, out
 			continue
 		}
 		fmt.Fprintf(out, "%s: %s takes what is written\n", at, config.ShownURL(promconfig.URL{URL: o.URL}))
-		for _, target := range scrapedBy(ctx, o) {
+		if !r.Live {
+			continue
+		}
+		for _, target := range queried(ctx, o, scraped) {
 			fmt.Fprintf(out, "warning: %s: the receiver scrapes an exporter too, as %s: if that is this one, its metrics show twice; drop the scrape or this entry (docs/remote-write.md)\n", at, target)
 		}
 	}
@@ -195,15 +220,15 @@ func checkRemotes(ctx context.Context, cfg *config.Config, log *slog.Logger, out
 // scrape alone.
 const scraped = `count by (job, instance) (up and on (job, instance) fail2ban_exporter_build_info)`
 
-// scrapedBy names the scraped exporters of a receiver that answers queries
-// where Prometheus does; none where nothing is known.
-func scrapedBy(ctx context.Context, o publish.RemoteOptions) (targets []string) {
+// queried names the targets that a query finds at a receiver that answers
+// queries where Prometheus does; none where nothing is known.
+func queried(ctx context.Context, o publish.RemoteOptions, query string) (targets []string) {
 	base, ok := strings.CutSuffix(o.URL.Path, remoteWritePath)
 	if !ok {
 		return nil
 	}
 	u := *o.URL
-	u.Path, u.RawQuery = base+"/api/v1/query", url.Values{"query": {scraped}}.Encode()
+	u.Path, u.RawQuery = base+"/api/v1/query", url.Values{"query": {query}}.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil

@@ -104,7 +104,8 @@ type daemon struct {
 	sinks     []*publish.LokiSink     // of each of cfg.Clients
 	remotes   []*publish.RemoteWriter // of each of cfg.Remotes
 	receivers []*http.Client          // of remotes
-	handsOver atomic.Bool             // another daemon goes on
+	histories histories
+	handsOver atomic.Bool // another daemon goes on
 
 	mu      sync.Mutex
 	status  []pipeline.Status
@@ -190,7 +191,7 @@ func prepare(bar io.Writer, cfg *config.Config, log *slog.Logger, once bool, reg
 	if err := d.addSinks(); err != nil {
 		return nil, err
 	}
-	if err := d.addRemotes(); err != nil {
+	if err := errors.Join(d.addRemotes(), d.addHistories()); err != nil {
 		return nil, err
 	}
 	for i := range cfg.Sources {
@@ -217,6 +218,7 @@ func (d *daemon) start(c *carried) {
 		d.api.Store(c.api)
 		d.takeRemotes(c.remotes)
 	}
+	d.histories.ledger = openLedger(d.cfg.State.Path) // the last daemon may have noted something
 	for i, p := range d.waiting {
 		saved := d.resume(p, c)
 		feed := pipeline.NewFeed(p.feed)
@@ -229,7 +231,7 @@ func (d *daemon) start(c *carried) {
 		if status, ok := c.status(p.source.Name); ok && saved != nil {
 			d.status[i] = status
 		}
-		p.follow.Resume = saved
+		p.follow.Resume, p.follow.Steps = saved, d.stepsOf(p.source, saved != nil)
 		d.followers = append(d.followers, pipeline.NewFollower(p.follow, newLokiSource(p.source, p.client), feed, p.sinks, d.log, func(st pipeline.Status) { d.progress(i, st) }))
 	}
 	d.waiting = nil
@@ -369,12 +371,13 @@ func (d *daemon) follow(ctx context.Context) error {
 	for _, s := range d.sinks {
 		sinks.Go(func() { s.Run(pushing) })
 	}
-	sinks.Go(func() { d.writeRemotes(pushing) })
+	d.writeMetrics(pushing, &sinks)
 	g, reading := errgroup.WithContext(ctx)
 	for _, f := range d.followers {
 		g.Go(func() error { return f.Run(reading) })
 	}
 	err := g.Wait()
+	d.closeHistories()
 	stop()
 	sinks.Wait()
 	return err

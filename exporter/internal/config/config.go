@@ -481,8 +481,12 @@ func (c *Config) validate(v Validators) error {
 		}
 	}
 	for i := range c.Remotes {
-		if err := c.Remotes[i].validate(fmt.Sprintf("remote_write[%d]", i)); err != nil {
+		at := fmt.Sprintf("remote_write[%d]", i)
+		if err := c.Remotes[i].validate(at); err != nil {
 			return err
+		}
+		if c.Remotes[i].History && c.State.Path == "" {
+			return fmt.Errorf("%s.history: it needs state.path, where it is remembered that the past was written", at)
 		}
 	}
 	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate(), c.API.validate(), c.Enrich.validate(), c.State.validate())

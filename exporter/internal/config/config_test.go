@@ -81,6 +81,8 @@ var invalid = map[string]string{
 	"remote-header":   `remote_write[0].headers: content-type cannot be set here: the protocol or the keys for authorization set it`,
 	"remote-label":    `remote_write[0].external_labels: "__name__" is no label name`,
 	"remote-budget":   `remote_write[0].retry_budget: 5m; give at most the interval, 1m: the next round has newer values. 0s is the interval`,
+	"remote-nothing":  `remote_write[0].live: neither live nor history is on, so that nothing is written; leave the entry away`,
+	"remote-history":  `remote_write[0].history: it needs state.path, where it is remembered that the past was written`,
 	"remote-samples":  `remote_write[0].max_samples_per_send: 1; give at least 100`,
 	"documents":       `it holds more than one YAML document; give one`,
 }

@@ -24,6 +24,9 @@ type RemoteWrite struct {
 	Backoff         Backoff           `yaml:"backoff_config"`
 	MaxSamples      int               `yaml:"max_samples_per_send"`
 	NativeHistogram bool              `yaml:"send_native_histograms"`
+	Live            bool              `yaml:"live"`
+	History         bool              `yaml:"history"`
+	QueueWait       model.Duration    `yaml:"queue_wait"`
 
 	HTTP promconfig.HTTPClientConfig `yaml:",inline"`
 }
@@ -38,7 +41,7 @@ const (
 var DefaultRemoteWrite = RemoteWrite{
 	ProtobufMessage: RemoteWriteV1, Interval: model.Duration(time.Minute), RemoteTimeout: model.Duration(10 * time.Second),
 	Backoff:    Backoff{MinPeriod: model.Duration(500 * time.Millisecond), MaxPeriod: model.Duration(10 * time.Second)},
-	MaxSamples: 2000, HTTP: promconfig.DefaultHTTPClientConfig,
+	MaxSamples: 2000, Live: true, QueueWait: model.Duration(10 * time.Second), HTTP: promconfig.DefaultHTTPClientConfig,
 }
 
 // UnmarshalYAML sets the defaults first.
@@ -100,12 +103,18 @@ func (r *RemoteWrite) validate(at string) error {
 			return fmt.Errorf("%s.external_labels: %q is no label name", at, label)
 		}
 	}
+	if !r.Live && !r.History {
+		return fmt.Errorf("%s.live: neither live nor history is on, so that nothing is written; leave the entry away", at)
+	}
 	return r.validateTimes(at)
 }
 
 func (r *RemoteWrite) validateTimes(at string) error {
 	if r.Interval <= 0 || r.RemoteTimeout <= 0 {
 		return fmt.Errorf("%s: interval and remote_timeout must be longer than 0", at)
+	}
+	if r.QueueWait <= 0 {
+		return fmt.Errorf("%s.queue_wait: it must be longer than 0", at)
 	}
 	if r.RetryBudget < 0 || r.RetryBudget > r.Interval {
 		return fmt.Errorf("%s.retry_budget: %s; give at most the interval, %s: the next round has newer values. 0s is the interval", at, r.RetryBudget, r.Interval)

@@ -92,16 +92,21 @@ func (s remoteSample) finished(external map[string]string) remoteSample {
 // writeV1 makes a message of remote write 1.0.
 func writeV1(samples []remoteSample) *prompb.WriteRequest {
 	r := &prompb.WriteRequest{Timeseries: make([]prompb.TimeSeries, 0, len(samples))}
-	told := map[*dto.MetricFamily]bool{nil: true}
+	told, known := map[*dto.MetricFamily]bool{nil: true}, map[string]int{}
 	for i := range samples {
 		s := &samples[i]
-		ts := prompb.TimeSeries{Labels: s.labels}
-		if s.native != nil {
-			ts.Histograms = []prompb.Histogram{nativeV1(s.native, s.at)}
-		} else {
-			ts.Samples = []prompb.Sample{{Value: s.value, Timestamp: s.at}}
+		at, seen := known[s.key]
+		if !seen {
+			at = len(r.Timeseries)
+			known[s.key] = at
+			r.Timeseries = append(r.Timeseries, prompb.TimeSeries{Labels: s.labels})
 		}
-		r.Timeseries = append(r.Timeseries, ts)
+		ts := &r.Timeseries[at]
+		if s.native != nil {
+			ts.Histograms = append(ts.Histograms, nativeV1(s.native, s.at))
+		} else {
+			ts.Samples = append(ts.Samples, prompb.Sample{Value: s.value, Timestamp: s.at})
+		}
 		if !told[s.family] {
 			told[s.family] = true
 			r.Metadata = append(r.Metadata, prompb.MetricMetadata{
@@ -140,24 +145,35 @@ var v2Types = map[int32]writev2.Metadata_MetricType{
 func writeV2(samples []remoteSample) *writev2.Request {
 	symbols := writev2.NewSymbolTable()
 	r := &writev2.Request{Timeseries: make([]*writev2.TimeSeries, 0, len(samples))}
+	known := map[string]*writev2.TimeSeries{}
 	for i := range samples {
 		s := &samples[i]
-		ts := &writev2.TimeSeries{Metadata: &writev2.Metadata{}}
-		for _, l := range s.labels {
-			ts.LabelsRefs = append(ts.LabelsRefs, symbols.Symbolize(l.Name), symbols.Symbolize(l.Value))
-		}
-		if s.family != nil {
-			ts.Metadata.Type, ts.Metadata.HelpRef = v2Types[typeOf(s.family)], symbols.Symbolize(s.family.GetHelp())
+		ts := known[s.key]
+		if ts == nil {
+			ts = seriesV2(s, &symbols)
+			known[s.key] = ts
+			r.Timeseries = append(r.Timeseries, ts)
 		}
 		if s.native != nil {
-			ts.Histograms = []*writev2.Histogram{nativeV2(s.native, s.at)}
+			ts.Histograms = append(ts.Histograms, nativeV2(s.native, s.at))
 		} else {
-			ts.Samples = []*writev2.Sample{{Value: s.value, Timestamp: s.at}}
+			ts.Samples = append(ts.Samples, &writev2.Sample{Value: s.value, Timestamp: s.at})
 		}
-		r.Timeseries = append(r.Timeseries, ts)
 	}
 	r.Symbols = symbols.Symbols()
 	return r
+}
+
+// seriesV2 is a series without samples.
+func seriesV2(s *remoteSample, symbols *writev2.SymbolsTable) *writev2.TimeSeries {
+	ts := &writev2.TimeSeries{Metadata: &writev2.Metadata{}}
+	for _, l := range s.labels {
+		ts.LabelsRefs = append(ts.LabelsRefs, symbols.Symbolize(l.Name), symbols.Symbolize(l.Value))
+	}
+	if s.family != nil {
+		ts.Metadata.Type, ts.Metadata.HelpRef = v2Types[typeOf(s.family)], symbols.Symbolize(s.family.GetHelp())
+	}
+	return ts
 }
 
 // nativeV1 is a native histogram of counts, as this program's are.

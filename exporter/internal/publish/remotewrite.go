@@ -27,7 +27,7 @@ const (
 )
 
 // RemoteDropReasons is the closed set of that label for remote write.
-var RemoteDropReasons = []string{DroppedRejected, DroppedRateLimited, DroppedUnavailable}
+var RemoteDropReasons = []string{DroppedRejected, DroppedRateLimited, DroppedUnavailable, DroppedSeries}
 
 // RemoteOptions say where and how metrics are written.
 type RemoteOptions struct {
