@@ -81,7 +81,7 @@ func (k *checkCommand) run(ctx context.Context, log *slog.Logger, std stdio) err
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, checkRemotes(ctx, cfg, log, std.err))...)
 }
 
 // healthTimeout bounds the question; container engines ask again soon.

@@ -96,6 +96,7 @@ func (d *daemon) parts() []part {
 		}
 		out = append(out, healthy(name, "taken", detail))
 	}
+	out = append(out, d.remoteParts()...)
 	if d.origins != nil {
 		for _, f := range d.origins.States() {
 			name, detail := f.What+" file", f.Path

@@ -159,6 +159,7 @@ type carried struct {
 	api      *apiView
 	statuses map[string]pipeline.Status
 	states   map[string][]byte
+	remotes  map[string]*publish.RemoteWriter
 }
 
 // state is what a source has come to, nil for nothing to go on from.
@@ -183,6 +184,7 @@ const haltWait = 20 * time.Second
 
 // carry ends the daemon between two windows and takes what it has come to.
 func (d *daemon) carry(cancel func(), ended <-chan error) *carried {
+	d.handsOver.Store(true)
 	for _, f := range d.followers {
 		f.Halt()
 	}
@@ -200,7 +202,7 @@ func (d *daemon) carry(cancel func(), ended <-chan error) *carried {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c := &carried{view: d.view, api: d.api.Load(), statuses: map[string]pipeline.Status{}, states: map[string][]byte{}}
+	c := &carried{view: d.view, api: d.api.Load(), statuses: map[string]pipeline.Status{}, states: map[string][]byte{}, remotes: d.carriedRemotes()}
 	for i, f := range d.followers {
 		s := &d.cfg.Sources[i]
 		c.statuses[s.Name] = d.status[i]

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -99,8 +100,12 @@ type daemon struct {
 	followers []*pipeline.Follower
 	recent    []*pipeline.Recent // of each source
 	clients   []*loki.Client
-	waiting   []*pending          // sources that nothing reads yet
-	sinks     []*publish.LokiSink // of each of cfg.Clients
+	waiting   []*pending              // sources that nothing reads yet
+	sinks     []*publish.LokiSink     // of each of cfg.Clients
+	remotes   []*publish.RemoteWriter // of each of cfg.Remotes
+	receivers []*http.Client          // of remotes
+	histories histories
+	handsOver atomic.Bool // another daemon goes on
 
 	mu      sync.Mutex
 	status  []pipeline.Status
@@ -186,6 +191,9 @@ func prepare(bar io.Writer, cfg *config.Config, log *slog.Logger, once bool, reg
 	if err := d.addSinks(); err != nil {
 		return nil, err
 	}
+	if err := errors.Join(d.addRemotes(), d.addHistories()); err != nil {
+		return nil, err
+	}
 	for i := range cfg.Sources {
 		if err := d.addSource(i); err != nil {
 			return nil, err
@@ -208,7 +216,9 @@ func (d *daemon) start(c *carried) {
 	} else {
 		d.show(c.view) // until all sources have caught up
 		d.api.Store(c.api)
+		d.takeRemotes(c.remotes)
 	}
+	d.histories.ledger = openLedger(d.cfg.State.Path) // the last daemon may have noted something
 	for i, p := range d.waiting {
 		saved := d.resume(p, c)
 		feed := pipeline.NewFeed(p.feed)
@@ -221,7 +231,7 @@ func (d *daemon) start(c *carried) {
 		if status, ok := c.status(p.source.Name); ok && saved != nil {
 			d.status[i] = status
 		}
-		p.follow.Resume = saved
+		p.follow.Resume, p.follow.Steps = saved, d.stepsOf(p.source, saved != nil)
 		d.followers = append(d.followers, pipeline.NewFollower(p.follow, newLokiSource(p.source, p.client), feed, p.sinks, d.log, func(st pipeline.Status) { d.progress(i, st) }))
 	}
 	d.waiting = nil
@@ -361,11 +371,13 @@ func (d *daemon) follow(ctx context.Context) error {
 	for _, s := range d.sinks {
 		sinks.Go(func() { s.Run(pushing) })
 	}
+	d.writeMetrics(pushing, &sinks)
 	g, reading := errgroup.WithContext(ctx)
 	for _, f := range d.followers {
 		g.Go(func() error { return f.Run(reading) })
 	}
 	err := g.Wait()
+	d.closeHistories()
 	stop()
 	sinks.Wait()
 	return err
@@ -456,6 +468,9 @@ func (d *daemon) close() {
 	d.looking.Wait()
 	for _, c := range d.clients {
 		c.Close()
+	}
+	for _, c := range d.receivers {
+		c.CloseIdleConnections()
 	}
 }
 

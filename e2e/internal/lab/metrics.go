@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Sample is one value of a metric.
@@ -101,7 +102,17 @@ func SumBy(samples []Sample, name, label string) map[string]float64 {
 
 // QueryPrometheus evaluates an expression now.
 func QueryPrometheus(ctx context.Context, prometheusURL, expr string) ([]Sample, error) {
-	body, err := Get(ctx, prometheusURL+"/api/v1/query?"+url.Values{"query": {expr}}.Encode())
+	return queryPrometheus(ctx, prometheusURL, url.Values{"query": {expr}})
+}
+
+// QueryPrometheusAt evaluates an expression at a time.
+func QueryPrometheusAt(ctx context.Context, prometheusURL, expr string, at time.Time) ([]Sample, error) {
+	return queryPrometheus(ctx, prometheusURL, url.Values{"query": {expr}, "time": {at.UTC().Format(time.RFC3339)}})
+}
+
+func queryPrometheus(ctx context.Context, prometheusURL string, query url.Values) ([]Sample, error) {
+	expr := query.Get("query")
+	body, err := Get(ctx, prometheusURL+"/api/v1/query?"+query.Encode())
 	if err != nil {
 		return nil, err
 	}

@@ -26,16 +26,17 @@ import (
 
 // Config is the whole file.
 type Config struct {
-	Sources   []Source  `yaml:"sources"`
-	Clients   []Client  `yaml:"clients,omitempty"`
-	Formats   []Format  `yaml:"formats,omitempty"`
-	Correlate Correlate `yaml:"correlate"`
-	Offenders Offenders `yaml:"offenders"`
-	Metrics   Metrics   `yaml:"metrics"`
-	API       API       `yaml:"api"`
-	Enrich    Enrich    `yaml:"enrich"`
-	Privacy   Privacy   `yaml:"privacy"`
-	State     State     `yaml:"state"`
+	Sources   []Source      `yaml:"sources"`
+	Clients   []Client      `yaml:"clients,omitempty"`
+	Remotes   []RemoteWrite `yaml:"remote_write,omitempty"`
+	Formats   []Format      `yaml:"formats,omitempty"`
+	Correlate Correlate     `yaml:"correlate"`
+	Offenders Offenders     `yaml:"offenders"`
+	Metrics   Metrics       `yaml:"metrics"`
+	API       API           `yaml:"api"`
+	Enrich    Enrich        `yaml:"enrich"`
+	Privacy   Privacy       `yaml:"privacy"`
+	State     State         `yaml:"state"`
 }
 
 // State is where the daemon keeps what it has come to.
@@ -479,6 +480,15 @@ func (c *Config) validate(v Validators) error {
 			return err
 		}
 	}
+	for i := range c.Remotes {
+		at := fmt.Sprintf("remote_write[%d]", i)
+		if err := c.Remotes[i].validate(at); err != nil {
+			return err
+		}
+		if c.Remotes[i].History && c.State.Path == "" {
+			return fmt.Errorf("%s.history: it needs state.path, where it is remembered that the past was written", at)
+		}
+	}
 	return errors.Join(c.Offenders.validate(), c.Metrics.validate(), c.Privacy.validate(), c.API.validate(), c.Enrich.validate(), c.State.validate())
 }
 
@@ -765,6 +775,9 @@ func (c *Config) setDirectory(dir string) {
 	}
 	for i := range c.Clients {
 		c.Clients[i].HTTP.SetDirectory(dir)
+	}
+	for i := range c.Remotes {
+		c.Remotes[i].HTTP.SetDirectory(dir)
 	}
 	c.Privacy.KeyFile = promconfig.JoinDir(dir, c.Privacy.KeyFile)
 }

@@ -76,6 +76,14 @@ var invalid = map[string]string{
 	"format-key":      `line 4: field patern is not known`,
 	"fields":          `sources[0].message_fields: give 1 to 32 names of fields; leave the key away for the usual ones`,
 	"jails":           `sources[0].jails[1]: a jail's name has 1 to 256 bytes`,
+	"remote-url":      `remote_write[0].url: it is missing; give the receiver's, like http://localhost:9090/api/v1/write`,
+	"remote-message":  `remote_write[0].protobuf_message: "2.0"; give prometheus.WriteRequest (remote write 1.0) or io.prometheus.write.v2.Request (2.0)`,
+	"remote-header":   `remote_write[0].headers: content-type cannot be set here: the protocol or the keys for authorization set it`,
+	"remote-label":    `remote_write[0].external_labels: "__name__" is no label name`,
+	"remote-budget":   `remote_write[0].retry_budget: 5m; give at most the interval, 1m: the next round has newer values. 0s is the interval`,
+	"remote-nothing":  `remote_write[0].live: neither live nor history is on, so that nothing is written; leave the entry away`,
+	"remote-history":  `remote_write[0].history: it needs state.path, where it is remembered that the past was written`,
+	"remote-samples":  `remote_write[0].max_samples_per_send: 1; give at least 100`,
 	"documents":       `it holds more than one YAML document; give one`,
 }
 
@@ -143,6 +151,9 @@ func TestExampleIsComplete(t *testing.T) {
 	client.URL, client.TenantID, client.Sources, client.ExternalLabels = mustURL("http://h"), "x", []string{"loki"}, map[string]string{"cluster": "x"}
 	c.Privacy.KeyFile = "x"
 	c.Clients = []Client{client}
+	remote := DefaultRemoteWrite
+	remote.URL, remote.Headers, remote.ExternalLabels = mustURL("http://h"), map[string]string{"a": "x"}, map[string]string{"job": "x"}
+	c.Remotes = []RemoteWrite{remote}
 	for line := range strings.Lines(c.String()) {
 		key, _, ok := strings.Cut(strings.TrimLeft(line, " -"), ":")
 		if !ok || key == "a" || key == "follow_redirects" || key == "enable_http2" || strings.HasPrefix(key, "http") {
@@ -221,6 +232,13 @@ func TestSecretsAreMasked(t *testing.T) {
 		"clients: [{url: 'http://h?t=geheim', authorization: {credentials: geheim}, http_headers: {X-Key: {values: [geheim]}}}]"), false, Validators{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	remote, err := Load([]byte("sources: [{}]\nremote_write:\n  - url: http://me:geheim@h/api/v1/write?token=geheim\n    headers: {X-Key: geheim}\n    basic_auth: {username: u, password: geheim}\n"), false, Validators{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := remote.String(); strings.Contains(s, "geheim") || !strings.Contains(s, "X-Key") || remote.Remotes[0].Headers["X-Key"] != "geheim" {
+		t.Error(s)
 	}
 	if s := hidden.String(); strings.Contains(s, "geheim") || !strings.Contains(s, "X-Key") {
 		t.Error(s)

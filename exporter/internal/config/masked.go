@@ -23,6 +23,10 @@ func (c *Config) String() string {
 		l := &masked.Clients[i]
 		l.URL, l.HTTP = maskedURL(l.URL), maskedHTTP(l.HTTP)
 	}
+	masked.Remotes = slices.Clone(c.Remotes)
+	for i, r := range masked.Remotes {
+		masked.Remotes[i] = r.masked()
+	}
 	text, err := yaml.Marshal(&masked)
 	if err != nil {
 		return fmt.Sprintf("# %v", err)

@@ -87,6 +87,8 @@ type Feed struct {
 	group []Line
 	done  time.Time // entries of instants up to it have been taken
 
+	steps *stepper // of the past, nil where nobody asks
+
 	fine, coarse *tallies // of what was taken, nil where nobody asks
 	// tell is o.Count, unless who moves the feed wants to hear of it first.
 	tell func(result string)
@@ -185,6 +187,7 @@ func (f *Feed) Add(l Line) {
 	}
 	if !l.At.Equal(f.at) {
 		f.Flush()
+		f.steps.pass(l.At)
 	}
 	f.at = l.At
 	f.group = append(f.group, l)

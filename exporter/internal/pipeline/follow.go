@@ -68,6 +68,8 @@ type FollowOptions struct {
 	Resume *Saved
 	// Recent, where set, keeps the newest restores.
 	Recent *Recent
+	// Steps, where set, are told of the past while it is read.
+	Steps *Steps
 	// Fatal tells errors that no retry can mend.
 	Fatal func(error) bool
 }
@@ -163,6 +165,9 @@ func (w *Follower) Run(ctx context.Context) error {
 	if r := w.o.Resume; r != nil {
 		w.cursor, w.from, w.begun = r.Cursor, r.From, true
 	}
+	if w.o.Steps != nil {
+		w.feed.steps = newStepper(w.o.Steps, w.feed.Engine(), w.cursor, w.passSilence)
+	}
 	defer w.leave(ctx)
 	for {
 		err := w.catchUp(ctx)
@@ -251,6 +256,7 @@ func (w *Follower) catchUp(ctx context.Context) error {
 			return fmt.Errorf("source %s: %w", w.o.Name, err)
 		}
 		w.cursor, w.begun, w.reading = to, true, false
+		w.passSteps(to, !to.Before(end))
 		if !to.Before(end) {
 			w.passSilence(end)
 		}

@@ -68,6 +68,9 @@ type MetricsOptions struct {
 	// MaxHosts and MaxJails bound the values of the labels `host` and `jail`,
 	// first come first served; what is more goes into `other`. 0 is no bound.
 	MaxHosts, MaxJails int
+	// PastOnly serves what a report tells alone: the ranking of a time that is
+	// past is not known.
+	PastOnly bool
 	// NameSource adds the label `source`; set with more than one source.
 	NameSource bool
 }
@@ -524,7 +527,7 @@ func (p *page) fill(v *View) {
 		}
 	}
 	for i := range domain {
-		if d := &domain[i]; d.view != nil {
+		if d := &domain[i]; d.view != nil && !p.m.o.PastOnly {
 			d.view(p.emit(i), v)
 		}
 	}

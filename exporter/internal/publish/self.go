@@ -76,7 +76,7 @@ func NewSelf(reg prometheus.Registerer) *Self {
 		}),
 		StateRebuilt:  prometheus.NewGauge(gauge("state_rebuilt_timestamp_seconds", "When the history was last read anew, for want of a state to go on from, in seconds since the epoch.")),
 		SinkBatches:   prometheus.NewCounterVec(counter("sink_batches_total", "Batches given to a sink, by result."), []string{"sink", "result"}),
-		SinkDropped:   prometheus.NewCounterVec(counter("sink_dropped_total", "Findings that a sink's server refused for good, by reason."), []string{"sink", "reason"}),
+		SinkDropped:   prometheus.NewCounterVec(counter("sink_dropped_total", "Findings and samples that a sink's server did not take, by reason."), []string{"sink", "reason"}),
 		Series:        prometheus.NewGaugeVec(gauge("series", "Series served now, by metric."), []string{"metric"}),
 		SeriesLimited: prometheus.NewCounter(counter("series_limited_total", "Hosts and jails that went into `other` because max_hosts or max_jails was reached.")),
 	}
