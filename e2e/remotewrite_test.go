@@ -141,7 +141,7 @@ func TestRemoteWriteHistory(t *testing.T) {
 			state := filepath.Join(dir, "state")
 			c := config{tenant: tenant, state: state, lookback: "4h", more: remoteWrite(p, message, "    history: true\n")}
 			file := c.write(t)
-			written := pastWritten(t, file, p)
+			written, with := pastWritten(t, file, p)
 			t.Logf("%v requests for the past", written)
 			told := 0
 			for _, at := range times {
@@ -168,16 +168,25 @@ func TestRemoteWriteHistory(t *testing.T) {
 			if err := os.Remove(state); err != nil {
 				t.Fatal(err)
 			}
-			if again := pastWritten(t, file, nil); again != 0 {
+			again, without := pastWritten(t, file, nil)
+			if again != 0 {
 				t.Errorf("%v requests for the past after a rebuild", again)
+			}
+			if err := differences(with, without); err != nil {
+				t.Errorf("with the past written it comes to other totals: %v", err)
+			}
+			succeed(t, "run", "--once", "--config.file", file, "--web.listen-address", "127.0.0.1:0")
+			left, err := lab.QueryPrometheus(t.Context(), p.URL, `fail2ban_bans_total{job="fail2ban"}`)
+			if err != nil || len(left) == 0 {
+				t.Errorf("--once leaves %d series, %v", len(left), err)
 			}
 		})
 	}
 }
 
 // pastWritten runs the daemon until the past has been written, where it shall
-// be, and tells how many requests that took.
-func pastWritten(t *testing.T, file string, p *lab.Server) (requests float64) {
+// be, and tells how many requests that took and to which totals it came.
+func pastWritten(t *testing.T, file string, p *lab.Server) (requests float64, all map[string]float64) {
 	t.Helper()
 	s := daemonOf(t, file)
 	defer s.Stop()
@@ -194,7 +203,7 @@ func pastWritten(t *testing.T, file string, p *lab.Server) (requests float64) {
 		if err != nil {
 			return err
 		}
-		requests = 0
+		requests, all = 0, totals(samples)
 		for _, m := range samples {
 			if m.Name == "fail2ban_exporter_sink_batches_total" && strings.HasSuffix(m.Labels["sink"], "-history") {
 				requests += m.Value
@@ -205,7 +214,7 @@ func pastWritten(t *testing.T, file string, p *lab.Server) (requests float64) {
 		}
 		return nil
 	})
-	return requests
+	return requests, all
 }
 
 // reportedAt is a column of the report of jails up to a time, by host and jail,
