@@ -3,13 +3,18 @@ package e2e
 import (
 	"context"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -136,7 +141,7 @@ func TestRemoteWriteHistory(t *testing.T) {
 			state := filepath.Join(dir, "state")
 			c := config{tenant: tenant, state: state, lookback: "4h", more: remoteWrite(p, message, "    history: true\n")}
 			file := c.write(t)
-			written := pastWritten(t, file, p)
+			written, with := pastWritten(t, file, p)
 			t.Logf("%v requests for the past", written)
 			told := 0
 			for _, at := range times {
@@ -163,16 +168,25 @@ func TestRemoteWriteHistory(t *testing.T) {
 			if err := os.Remove(state); err != nil {
 				t.Fatal(err)
 			}
-			if again := pastWritten(t, file, nil); again != 0 {
+			again, without := pastWritten(t, file, nil)
+			if again != 0 {
 				t.Errorf("%v requests for the past after a rebuild", again)
+			}
+			if err := differences(with, without); err != nil {
+				t.Errorf("with the past written it comes to other totals: %v", err)
+			}
+			succeed(t, "run", "--once", "--config.file", file, "--web.listen-address", "127.0.0.1:0")
+			left, err := lab.QueryPrometheus(t.Context(), p.URL, `fail2ban_bans_total{job="fail2ban"}`)
+			if err != nil || len(left) == 0 {
+				t.Errorf("--once leaves %d series, %v", len(left), err)
 			}
 		})
 	}
 }
 
 // pastWritten runs the daemon until the past has been written, where it shall
-// be, and tells how many requests that took.
-func pastWritten(t *testing.T, file string, p *lab.Server) (requests float64) {
+// be, and tells how many requests that took and to which totals it came.
+func pastWritten(t *testing.T, file string, p *lab.Server) (requests float64, all map[string]float64) {
 	t.Helper()
 	s := daemonOf(t, file)
 	defer s.Stop()
@@ -189,7 +203,7 @@ func pastWritten(t *testing.T, file string, p *lab.Server) (requests float64) {
 		if err != nil {
 			return err
 		}
-		requests = 0
+		requests, all = 0, totals(samples)
 		for _, m := range samples {
 			if m.Name == "fail2ban_exporter_sink_batches_total" && strings.HasSuffix(m.Labels["sink"], "-history") {
 				requests += m.Value
@@ -200,7 +214,7 @@ func pastWritten(t *testing.T, file string, p *lab.Server) (requests float64) {
 		}
 		return nil
 	})
-	return requests
+	return requests, all
 }
 
 // reportedAt is a column of the report of jails up to a time, by host and jail,
@@ -220,4 +234,83 @@ func reportedAt(t *testing.T, file, column string, to time.Time) map[string]floa
 		}
 	}
 	return values
+}
+
+// Receivers that hang, cut, or answer 400, 500, or 429 for an hour: the metrics
+// do not wait for them, the good one has present and past, and the end of the
+// program is not held up. A reload goes on with the same series.
+func TestRemoteWriteBadReceivers(t *testing.T) {
+	tenant, _ := stepBack(t, "multihost")
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	p := startPrometheus(t, lab.PrometheusOptions{})
+	more := remoteWrite(p, versions["2.0"], "    history: true\n")
+	urls := []string{"http://" + silent.Addr().String()}
+	for _, answer := range []http.HandlerFunc{
+		func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusBadRequest) },
+		func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusInternalServerError) },
+		func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "3600")
+			http.Error(w, "slow down", http.StatusTooManyRequests)
+		},
+	} {
+		s := httptest.NewServer(answer)
+		t.Cleanup(s.Close)
+		urls = append(urls, s.URL)
+	}
+	for _, url := range urls {
+		more += fmt.Sprintf("  - url: %q\n    interval: 1s\n    history: true\n    queue_wait: 2s\n", url)
+	}
+	c := config{tenant: tenant, lookback: "2h", state: filepath.Join(t.TempDir(), "state"), more: more}
+	start := time.Now()
+	s := daemon(t, c)
+	poll(t, s, "is not ready", func(ctx context.Context) error {
+		_, err := lab.Get(ctx, s.URL+"/-/ready")
+		return err
+	})
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("ready after %v: it waited for a receiver", took)
+	}
+	poll(t, s, "has not written the past to the good one", func(ctx context.Context) error {
+		samples, err := lab.Scrape(ctx, s.URL+"/metrics")
+		if err != nil {
+			return err
+		}
+		failed := map[string]bool{}
+		for _, m := range samples {
+			if m.Name == "fail2ban_exporter_sink_dropped_total" && m.Value > 0 && !strings.HasSuffix(m.Labels["sink"], "-history") {
+				failed[m.Labels["sink"]] = true
+			}
+		}
+		if failed["remote-write-0"] || len(failed) != len(urls) {
+			return fmt.Errorf("dropped by %v", failed)
+		}
+		past, err := lab.QueryPrometheusAt(ctx, p.URL, `fail2ban_bans_total{job="fail2ban"}`, time.Now().Add(-10*time.Minute))
+		if err == nil && len(past) == 0 {
+			err = errors.New("Prometheus knows nothing of the past")
+		}
+		return err
+	})
+	for _, when := range []string{"before", "after"} {
+		before := time.Now().Unix()
+		poll(t, p, "has not the newest round "+when+" a reload", func(ctx context.Context) error {
+			got, err := lab.QueryPrometheus(ctx, p.URL, fmt.Sprintf(`count(timestamp(fail2ban_bans_total{job="fail2ban"}) > %d)`, before))
+			if err == nil && len(got) == 0 {
+				err = errors.New("nothing since")
+			}
+			return err
+		})
+		if when == "before" {
+			s.Signal(syscall.SIGHUP)
+		}
+	}
+	start = time.Now()
+	s.Stop()
+	if took := time.Since(start); took > 15*time.Second || s.ExitCode() != 0 {
+		t.Errorf("ended after %v with code %d", took, s.ExitCode())
+	}
 }

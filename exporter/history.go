@@ -198,8 +198,9 @@ type ledger struct {
 	known map[string]map[string]string // by receiver and source
 }
 
-// ledgerSuffix is put behind the state file's name.
-const ledgerSuffix = ".history"
+// ledgerSuffix is put behind the name of state.path. No source's own file, path.NAME,
+// can have this name.
+const ledgerSuffix = "-history.json"
 
 // openLedger reads a ledger. One that cannot be read is as one that is not
 // there; without a state file it lives as long as the program.

@@ -232,7 +232,7 @@ func (h *History) flush(ctx context.Context) {
 	case reason == DroppedRejected:
 		h.refused++
 		if h.refused >= maxRefused {
-			h.giveUp(err)
+			h.giveUp(fmt.Errorf("%w; the receiver must take samples as old as the look-back: out_of_order_time_window, see docs/remote-write.md", err))
 		}
 	default:
 		h.giveUp(err)
@@ -247,11 +247,7 @@ func (h *History) giveUp(err error) {
 	h.mu.Lock()
 	h.state.Err = err
 	h.mu.Unlock()
-	advice := "the receiver must take samples as old as the look-back: out_of_order_time_window, see docs/remote-write.md"
-	if errors.Is(err, ErrScraped) {
-		advice = "see docs/remote-write.md"
-	}
-	h.w.o.Log.Warn("the past is not written", "sink", h.w.o.Name, "err", err, "advice", advice)
+	h.w.o.Log.Warn("the past is not written", "sink", h.w.o.Name, "err", err)
 }
 
 // ErrScraped is why the past of metrics that are scraped is not written.

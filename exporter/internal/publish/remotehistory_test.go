@@ -33,7 +33,7 @@ func historyTo(t *testing.T, address string, change func(*HistoryOptions)) (*His
 		o.Remote = *r
 	})
 	o.Remote = self.CountRemote(o.Remote)
-	o.MaxSeries, o.Wait = 10_000, 300*time.Millisecond
+	o.MaxSeries, o.Wait = 10_000, 20*time.Second
 	if change != nil {
 		change(&o)
 	}
@@ -107,6 +107,10 @@ func TestHistoryGivesUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newReceiver(t, c.answer)
 			h, _ := historyTo(t, r.URL, func(o *HistoryOptions) {
+				if name != "refuses" {
+					hurried(&o.Remote)
+				}
+				o.Wait = 300 * time.Millisecond
 				o.Written = func(string) { t.Error("noted as written") }
 			})
 			begun := time.Now()

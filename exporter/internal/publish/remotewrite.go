@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -277,13 +278,14 @@ func (w *RemoteWriter) write(ctx context.Context, batch []remoteSample) (reason 
 // maxShown is how much of an error is shown; receivers put their answer in it.
 const maxShown = 300
 
+// requestURL is how an error of net/http begins. The client for remote write
+// hides the error's type, so it is known by its words.
+var requestURL = regexp.MustCompile(`^[A-Z][a-z]+ "(?:[^"\\]|\\.)*": `)
+
 // shown is an error of a request without the URL, which may hold a secret, and
 // harmless to show.
 func shown(err error) error {
-	if ue, ok := errors.AsType[*url.Error](err); ok {
-		err = ue.Err
-	}
-	text := Visible(err.Error())
+	text := Visible(requestURL.ReplaceAllString(err.Error(), ""))
 	return errors.New(text[:min(len(text), maxShown)])
 }
 

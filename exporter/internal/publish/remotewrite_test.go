@@ -119,6 +119,10 @@ func (r *receiver) count() int {
 	return r.requests
 }
 
+// hurried gives up soon. Where a receiver shall be waited for, nobody knows how
+// long a busy machine takes.
+func hurried(o *RemoteOptions) { o.HTTP.Timeout, o.Budget = 100*time.Millisecond, 300*time.Millisecond }
+
 // writerTo makes a writer that is quick to try again, and its counts.
 func writerTo(t *testing.T, address string, reg *prometheus.Registry, change func(*RemoteOptions)) (*RemoteWriter, *Self) {
 	t.Helper()
@@ -126,11 +130,11 @@ func writerTo(t *testing.T, address string, reg *prometheus.Registry, change fun
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := &http.Client{Transport: &http.Transport{}, Timeout: 100 * time.Millisecond}
+	client := &http.Client{Transport: &http.Transport{}, Timeout: 20 * time.Second}
 	t.Cleanup(client.CloseIdleConnections)
 	self := NewSelf(prometheus.NewRegistry())
 	o := RemoteOptions{
-		Name: "rw", URL: u, HTTP: client, Labels: map[string]string{"job": "exporter", "instance": "a"}, Interval: time.Millisecond, Budget: 300 * time.Millisecond,
+		Name: "rw", URL: u, HTTP: client, Labels: map[string]string{"job": "exporter", "instance": "a"}, Interval: time.Millisecond, Budget: 20 * time.Second,
 		MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond, MaxSamples: 2, Gather: reg,
 	}
 	if change != nil {
@@ -254,7 +258,11 @@ func TestRemoteWriteFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			reg, _ := threeSeries()
 			r := newReceiver(t, c.answer)
-			w, self := writerTo(t, r.URL, reg, nil)
+			var change func(*RemoteOptions)
+			if c.reason == DroppedUnavailable || c.reason == DroppedRateLimited {
+				change = hurried
+			}
+			w, self := writerTo(t, r.URL, reg, change)
 			begun := time.Now()
 			w.Write(t.Context())
 			if took := time.Since(begun); took > 5*time.Second {
@@ -310,7 +318,7 @@ func TestRemoteWriteHangs(t *testing.T) {
 	released.Add(1)
 	hangs := newReceiver(t, func(http.ResponseWriter, int) { released.Wait() })
 	good := newReceiver(t, nil)
-	slow, self := writerTo(t, hangs.URL, reg, nil)
+	slow, self := writerTo(t, hangs.URL, reg, hurried)
 	quick, _ := writerTo(t, good.URL, reg, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -336,8 +344,14 @@ func TestRemoteWriteHangs(t *testing.T) {
 func TestRemoteWriteShowsNoSecret(t *testing.T) {
 	reg, _ := threeSeries()
 	r := newReceiver(t, func(rw http.ResponseWriter, _ int) { refuse(rw, http.StatusBadRequest) })
-	for _, address := range []string{r.URL + "?token=geheim", "http://me:geheim@127.0.0.1:1/?token=geheim"} {
-		w, _ := writerTo(t, address, reg, nil)
+	var released sync.WaitGroup
+	released.Add(1)
+	hangs := newReceiver(t, func(http.ResponseWriter, int) { released.Wait() })
+	defer released.Done()
+	turns := httptest.NewServer(http.RedirectHandler("/?token=geheim", http.StatusPermanentRedirect))
+	defer turns.Close()
+	for _, address := range []string{r.URL + "?token=geheim", hangs.URL + "?token=geheim", turns.URL, "http://me:geheim@127.0.0.1:1/?token=geheim"} {
+		w, _ := writerTo(t, address, reg, func(o *RemoteOptions) { o.Budget = 50 * time.Millisecond }) // shorter than the time-out
 		w.Write(t.Context())
 		if err := w.State().Err; err == nil || strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "\x1b") {
 			t.Errorf("%v", err)
