@@ -97,12 +97,12 @@ type backfill struct {
 type cost struct {
 	wall, own, loki time.Duration
 	peak            int // MiB
-	lines           int
+	lines, requests int
 }
 
 func (c cost) String() string {
-	return fmt.Sprintf("%6.1f s, %7.0f lines/s, own CPU %5.1f s, Loki's %6.1f s, peak %4d MiB, %d lines",
-		c.wall.Seconds(), float64(c.lines)/c.wall.Seconds(), c.own.Seconds(), c.loki.Seconds(), c.peak, c.lines)
+	return fmt.Sprintf("%6.1f s, %7.0f lines/s, own CPU %5.1f s, Loki's %6.1f s for %d requests, peak %4d MiB, %d lines",
+		c.wall.Seconds(), float64(c.lines)/c.wall.Seconds(), c.own.Seconds(), c.loki.Seconds(), c.requests, c.peak, c.lines)
 }
 
 // compare takes each way in turn, several times, and keeps the best of each.
@@ -217,6 +217,7 @@ func (b *backfill) run(cmd *exec.Cmd, out io.Writer) (c cost) {
 	cmd.Stdout, cmd.Stderr = out, &words
 	before, err := b.loki.CPU()
 	must(b.t, err)
+	asked := b.requests()
 	start := time.Now()
 	if err := cmd.Run(); err != nil {
 		b.t.Fatalf("%v: %v\n%s", cmd.Args, err, words.String())
@@ -224,9 +225,23 @@ func (b *backfill) run(cmd *exec.Cmd, out io.Writer) (c cost) {
 	c.wall = time.Since(start)
 	after, err := b.loki.CPU()
 	must(b.t, err)
+	c.requests = b.requests() - asked
 	c.own, c.loki = cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), after-before
 	c.peak = int(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10)
 	return c
+}
+
+// requests counts the queries that Loki has answered.
+func (b *backfill) requests() (n int) {
+	b.t.Helper()
+	samples, err := lab.Scrape(b.t.Context(), b.loki.URL+"/metrics")
+	must(b.t, err)
+	for _, s := range samples {
+		if s.Name == "loki_request_duration_seconds_count" && s.Labels["route"] == "loki_api_v1_query_range" {
+			n += int(s.Value)
+		}
+	}
+	return n
 }
 
 // lineCount counts lines.

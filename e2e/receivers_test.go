@@ -70,7 +70,7 @@ func badReceivers(t *testing.T, timeout, queue string) (clients string) {
 			http.Error(w, "slow down", http.StatusTooManyRequests)
 		}),
 	} {
-		clients += fmt.Sprintf("  - url: %q\n    timeout: %s\n    queue_size: %s\n    queue_wait: 1s\n", url, timeout, queue)
+		clients += fmt.Sprintf("  - url: %q\n    timeout: %s\n    batchsize: 16384\n    queue_size: %s\n    queue_wait: 1s\n", url, timeout, queue)
 	}
 	return clients
 }
