@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds whatever a test waits for.
-const patience = 90 * time.Second
+const patience = 150 * time.Second
 
 // The lines that count, by their text alone.
 var (

@@ -105,7 +105,7 @@ func TestFaults(t *testing.T) {
 		must(t, lab.Push(t.Context(), loki.URL, tenant, lab.Spread(1), live.Lines()))
 	}
 	shipLive(calm)
-	undisturbed := daemonOf(t, config{tenant: calm, push: true, source: reading}.write(t))
+	undisturbed := daemonOf(t, config{tenant: calm, push: true, source: reading, lookback: "5h", more: brief}.write(t))
 
 	faults := map[string]func(t *testing.T) fault{
 		"slow": func(t *testing.T) fault {
@@ -136,9 +136,9 @@ func TestFaults(t *testing.T) {
 				push(t, tenant, past)
 				f := make(t)
 				must(t, f.begin())
-				s := daemonOf(t, config{url: f.url, tenant: tenant, push: true, source: reading}.write(t))
+				s := daemonOf(t, config{url: f.url, tenant: tenant, push: true, source: reading, lookback: "5h", more: brief}.write(t))
 				suffer(t, s, f)
-				caughtUp(t, s, time.Now().Add(-20*time.Second))
+				caughtUpReading(t, s, time.Now().Add(-20*time.Second))
 
 				must(t, f.begin())
 				shipLive(tenant)
