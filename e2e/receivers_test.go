@@ -70,7 +70,7 @@ func badReceivers(t *testing.T, timeout, queue string) (clients string) {
 			http.Error(w, "slow down", http.StatusTooManyRequests)
 		}),
 	} {
-		clients += fmt.Sprintf("  - url: %q\n    timeout: %s\n    batchsize: 16384\n    queue_size: %s\n    queue_wait: 1s\n", url, timeout, queue)
+		clients += fmt.Sprintf("  - url: %q\n    timeout: %s\n    batchsize: 4096\n    queue_size: %s\n    queue_wait: 1s\n", url, timeout, queue)
 	}
 	return clients
 }
@@ -87,7 +87,7 @@ func TestSoak(t *testing.T) {
 	defer cancel()
 	shipped := make(chan error, 1)
 	go func() { shipped <- lab.Follow(ctx, loki.URL, tenant, fleet) }()
-	s := daemonOf(t, config{tenant: tenant, push: true, lookback: "1h", source: "lag: 1s", clients: badReceivers(t, "2s", "64KiB")}.write(t), "--web.enable-pprof")
+	s := daemonOf(t, config{tenant: tenant, push: true, lookback: "1h", source: "lag: 1s", clients: badReceivers(t, "2s", "8KiB")}.write(t), "--web.enable-pprof")
 	heap := func() (mib float64) {
 		t.Helper()
 		page, err := lab.Get(t.Context(), s.URL+"/debug/pprof/heap?gc=1&debug=1")
