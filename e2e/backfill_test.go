@@ -23,6 +23,10 @@ import (
 // two says little.
 const enough = 1_000_000
 
+// messages is how many MiB Loki's parts take from each other here. By default it
+// is 4, which pages of 50,000 exceed: logcli's would hang until they time out.
+const messages = 64
+
 // TestBackfill reads a generated fleet's week from a real Loki, as reports do
 // and as logcli does: all of it must be there and mean what happened. With many
 // lines it must also be faster than logcli in sequence, no slower than logcli
@@ -37,7 +41,7 @@ func TestBackfill(t *testing.T) {
 	end := time.Now().UTC().Truncate(time.Hour).Add(-time.Hour)
 	fleet := lab.Fleet{Hosts: 50, Jails: 6, Days: 7, Lines: lines, From: end.Add(-7 * 24 * time.Hour), Seed: 1, IDs: 20_000}
 	truth := lab.FleetTruth{}
-	server, err := lab.StartLoki(t.Context(), lab.LokiOptions{Limits: map[string]string{"max_entries_limit_per_query": "50000"}})
+	server, err := lab.StartLoki(t.Context(), lab.LokiOptions{Limits: map[string]string{"max_entries_limit_per_query": "50000"}, Message: messages << 20})
 	must(t, err)
 	t.Cleanup(server.Stop)
 	lines = ship(t, server, fleet, truth)
@@ -113,6 +117,7 @@ func (b *backfill) compare(times int) {
 	}{
 		{"ours, 2 at once", func() cost { return b.report(2) }},
 		{"ours, 4 at once", func() cost { return b.report(4) }},
+		{"ours, 2, ranking too", func() cost { return b.ranking(2) }},
 		{"logcli in sequence", func() cost { return b.query() }},
 		{"logcli, 2 workers", func() cost { return b.query("--parallel-max-workers=2") }},
 		{"logcli, 4 workers", func() cost { return b.query("--parallel-max-workers=4") }},
@@ -154,16 +159,34 @@ func (b *backfill) compare(times int) {
 	}
 }
 
+// ours is a report of a kind.
+func (b *backfill) ours(kind string, parallel int) *exec.Cmd {
+	b.t.Helper()
+	size, err := strconv.Atoi(b.page)
+	must(b.t, err)
+	file := config{url: b.loki.URL, pageSize: size, source: fmt.Sprintf("max_parallel: %d\n    max_message: %dMiB", parallel, messages)}.write(b.t)
+	return exec.CommandContext(b.t.Context(), exporter, "report", kind, "--format", "csv", "--config.file", file,
+		"--from", b.from.Format(time.RFC3339), "--to", b.to.Format(time.RFC3339))
+}
+
+// ranking reads everything and ranks all that were banned.
+func (b *backfill) ranking(parallel int) cost {
+	b.t.Helper()
+	var rows lineCount
+	c := b.run(b.ours("offenders", parallel), &rows)
+	if rows < 100 {
+		b.t.Errorf("%d offenders", rows)
+	}
+	c.lines = b.lines
+	return c
+}
+
 // report reads, understands and sums up everything, and holds it against what
 // happened.
 func (b *backfill) report(parallel int) cost {
 	b.t.Helper()
-	size, err := strconv.Atoi(b.page)
-	must(b.t, err)
-	file := config{url: b.loki.URL, pageSize: size, source: fmt.Sprintf("max_parallel: %d", parallel)}.write(b.t)
 	var out bytes.Buffer
-	c := b.run(exec.CommandContext(b.t.Context(), exporter, "report", "jails", "--format", "csv", "--config.file", file,
-		"--from", b.from.Format(time.RFC3339), "--to", b.to.Format(time.RFC3339)), &out)
+	c := b.run(b.ours("jails", parallel), &out)
 	rows, err := csv.NewReader(&out).ReadAll()
 	must(b.t, err)
 	column := func(name string) int { return slices.Index(rows[0], name) }

@@ -25,7 +25,7 @@ func loadConfig(c *common) (*config.Config, error) {
 func newLokiClient(s *config.Source, log *slog.Logger, self *publish.Self, p *progress) (*loki.Client, error) {
 	o := loki.Options{
 		URL: s.URL.URL, TenantID: s.TenantID, HTTP: s.HTTP, Timeout: time.Duration(s.Timeout),
-		PageSize: s.PageSize, MaxParallel: s.MaxParallel, MaxBuffer: int64(s.MaxBuffer),
+		PageSize: s.PageSize, MaxParallel: s.MaxParallel, MaxBuffer: int64(s.MaxBuffer), MaxMessage: int64(s.MaxMessage),
 		Backoff: backoffConfig(s.Backoff), UserAgent: userAgent(),
 		Retrying: func(err error) { log.Warn("request failed; trying again", "source_name", s.Name, "err", err) },
 	}

@@ -15,6 +15,7 @@ type LokiOptions struct {
 	Auth     bool              // requests must name a tenant
 	Cache    bool              // results are cached
 	Limits   map[string]string // further keys of limits_config, as YAML values
+	Message  int               // the largest message among its parts, in bytes; 4 MiB when 0
 	Dir      string            // where it keeps its data; a temporary folder when empty
 	Progress io.Writer         // told when the build takes long
 }
@@ -34,6 +35,10 @@ server:
   http_listen_port: {{.HTTP.Port}}
   grpc_listen_address: {{.GRPC.Host}}
   grpc_listen_port: {{.GRPC.Port}}
+{{- if .Message}}
+  grpc_server_max_recv_msg_size: {{.Message}}
+  grpc_server_max_send_msg_size: {{.Message}}
+{{- end}}
   log_level: warn
 common:
   instance_addr: 127.0.0.1
@@ -121,7 +126,8 @@ func StartLoki(ctx context.Context, o LokiOptions) (*Server, error) {
 			Cache      bool
 			HTTP, GRPC address
 			Limits     []string
-		}{o.Auth, o.Cache, splitAddress(addrs[0]), splitAddress(addrs[1]), rows})
+			Message    int
+		}{o.Auth, o.Cache, splitAddress(addrs[0]), splitAddress(addrs[1]), rows, o.Message})
 		if err != nil {
 			return nil, err
 		}

@@ -68,6 +68,7 @@ type Source struct {
 	PageSize     int               `yaml:"page_size"`
 	MaxParallel  int               `yaml:"max_parallel"`
 	MaxBuffer    Size              `yaml:"max_buffer"`
+	MaxMessage   Size              `yaml:"max_message"`
 	Timeout      model.Duration    `yaml:"timeout"`
 	Backoff      Backoff           `yaml:"backoff_config"`
 
@@ -233,7 +234,7 @@ var (
 		HostLabels: []string{"host", "hostname", "nodename", "node_name", "node", "instance"},
 		Format:     AutoFormat, Fields: []string{"message", "msg", "log", "line", "MESSAGE", "body", "_entry"},
 		Timezone: "auto", Lookback: days(30), Lag: model.Duration(10 * time.Second), PollInterval: model.Duration(15 * time.Second),
-		MaxLateness: model.Duration(time.Hour), AuditWindow: days(7), AuditEvery: model.Duration(15 * time.Minute), MaxParallel: 2, MaxBuffer: Size(64 * units.MiB), Timeout: model.Duration(time.Minute),
+		MaxLateness: model.Duration(time.Hour), AuditWindow: days(7), AuditEvery: model.Duration(15 * time.Minute), MaxParallel: 2, MaxBuffer: Size(64 * units.MiB), MaxMessage: Size(4 * units.MiB), Timeout: model.Duration(time.Minute),
 		Backoff: DefaultBackoff, HTTP: promconfig.DefaultHTTPClientConfig,
 	}
 	DefaultClient = Client{
@@ -544,6 +545,9 @@ func (s *Source) validateLines(at string) error {
 	return nil
 }
 
+// leastMessage has room for a line of the largest size that Loki takes.
+const leastMessage = Size(units.MiB)
+
 // validateReading checks how much is asked for at once.
 func (s *Source) validateReading(at string) error {
 	if s.PageSize < 0 {
@@ -554,6 +558,9 @@ func (s *Source) validateReading(at string) error {
 	}
 	if least := minBuffer * Size(s.MaxParallel); s.MaxBuffer < least {
 		return fmt.Errorf("%s.max_buffer: %s; %d requests at once need at least %s", at, s.MaxBuffer, s.MaxParallel, least)
+	}
+	if s.MaxMessage < leastMessage {
+		return fmt.Errorf("%s.max_message: %s; give at least %s, as large as Loki's server.grpc_server_max_recv_msg_size", at, s.MaxMessage, leastMessage)
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ var invalid = map[string]string{
 	"page":            `sources[0].page_size: -1; give at least 1 (Loki's default limit is 5000), or 0 for what the server allows`,
 	"parallel":        `sources[0].max_parallel: 33; give 1 to 32 requests at once`,
 	"buffer":          `sources[0].max_buffer: 7MiB; 4 requests at once need at least 8MiB`,
+	"message":         `sources[0].max_message: 1KiB; give at least 1MiB, as large as Loki's server.grpc_server_max_recv_msg_size`,
 	"buffer-unit":     `line 2: sources[0].max_buffer: not a valid size: "7 eggs"; give one like 64MB`,
 	"query":           `sources[0].query: that is no LogQL`,
 	"duplicate":       `sources[1].name: "a" is the name of sources[0] already; each source needs its own`,

@@ -128,7 +128,7 @@ func (r *reader) start(ctx context.Context) {
 			r.queue = slices.Insert(r.queue, i+1, &segment{from: rest, to: s.to})
 			s.to = rest
 		}
-		until := earlier(wholeHours(s.from, s.from.Add(max(span, splitInterval))), s.to)
+		until := earlier(wholeHours(s.from, s.from.Add(r.p.fit.stretch())), s.to)
 		s.state = running
 		r.running++
 		go func() {

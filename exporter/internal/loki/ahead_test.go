@@ -43,6 +43,8 @@ type server struct {
 	damaged  int // good answers spoilt
 	windows  []time.Duration
 	hang     chan struct{} // the first request for entries waits for its end
+	message  int           // larger answers get lost between Loki's parts
+	lost     int           // of these
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -144,6 +146,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		out = append(out, *st)
 	}
 	body := writeJSON(out)
+	if s.message > 0 && len(body) > s.message {
+		s.lost++
+		http.Error(w, "request timed out, decrease the duration of the request or add more label matchers (prefer exact match over regex match) to reduce the amount of data processed", http.StatusGatewayTimeout)
+		return
+	}
 	if s.proto && r.Header.Get("Accept") == protobufType {
 		w.Header().Set("Content-Type", protobufType)
 		body = writeProto(out)
@@ -430,6 +437,40 @@ func TestAnswersTooLarge(t *testing.T) {
 	for _, err := range c.Range(context.Background(), `{job="fail2ban"}`, epoch, epoch.Add(time.Hour)) {
 		if err == nil || !strings.Contains(err.Error(), "a larger max_buffer helps") {
 			t.Errorf("%v", err)
+		}
+	}
+}
+
+// Loki's parts take messages of 4 MiB from each other by default. A larger page
+// is lost between them, and its request times out, which must not happen page
+// after page (Loki 3.7.8 with its entry limit raised and nothing else).
+func TestPagesFitIntoMessages(t *testing.T) {
+	for name, tc := range map[string]struct {
+		told int64
+		lost int // at most
+	}{"known": {400_000, 0}, "not known": {0, 4}} {
+		s := busy(0, 0)
+		s.limit, s.publish, s.message = 50_000, true, 400_000
+		for i := range 40_000 { // of an hour, 2.6 MB
+			s.streams["a"] = append(s.streams["a"], Entry{Time: epoch.Add(time.Duration(i) * 90 * time.Millisecond), Line: fmt.Sprintf("line %5d", i)})
+		}
+		for _, s.proto = range []bool{true, false} {
+			s.lost = 0
+			c, end := reading(t, s, func(o *Options) { o.MaxMessage, o.MaxParallel = tc.told, 2 })
+			n := 0
+			for _, err := range c.Range(context.Background(), `{job="fail2ban"}`, epoch, epoch.Add(4*time.Hour)) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				n++
+			}
+			if n != 40_000 {
+				t.Errorf("%s: %d entries", name, n)
+			}
+			if s.lost > tc.lost {
+				t.Errorf("%s, protobuf %v: %d answers were too large", name, s.proto, s.lost)
+			}
+			end()
 		}
 	}
 }

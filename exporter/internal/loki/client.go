@@ -40,6 +40,10 @@ type Options struct {
 	// MaxBuffer bounds the bytes that answers and what is read ahead hold in
 	// one call of Range. Default 64 MiB.
 	MaxBuffer int64
+	// MaxMessage is the largest message that Loki's parts take from each other
+	// (its server.grpc_server_max_recv_msg_size, 4 MiB by default). Pages are
+	// made to fit into it. Default 0: any.
+	MaxMessage int64
 	// MaxWindow is the longest range of one query; longer ones are cut. Loki
 	// refuses ranges beyond its max_query_length (30d1h). Default 24 h.
 	MaxWindow time.Duration

@@ -113,32 +113,18 @@ func merged(es []Entry) []Entry {
 	if rising(es) {
 		return es
 	}
-	rank := map[*Stream]int{}
-	for i := range es {
-		rank[es[i].Stream] = 0
-	}
-	for i, s := range slices.SortedFunc(maps.Keys(rank), func(a, b *Stream) int { return strings.Compare(a.Key, b.Key) }) {
-		rank[s] = i
-	}
-	type place struct {
-		ns      int64
-		rank, i int
-	}
-	order := make([]place, len(es))
-	for i := range es {
-		order[i] = place{es[i].Time.UnixNano(), rank[es[i].Stream], i}
-	}
-	compare := func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.ns, b.ns), cmp.Compare(a.rank, b.rank), cmp.Compare(a.i, b.i))
-	}
-	slices.SortFunc(order, compare)
+	m := newMerger(es)
 	out := make([]Entry, 0, len(es))
 	first := 0 // in out, of the entries of this stream and time
 	seen := map[string]bool{}
-	for i, o := range order {
-		e := es[o.i]
-		if i == 0 || order[i-1].ns != o.ns || order[i-1].rank != o.rank {
-			first = len(out)
+	for {
+		i, ok := m.next()
+		if !ok {
+			return out
+		}
+		e := es[i]
+		if n := len(out); n == 0 || out[n-1].Stream != e.Stream || !out[n-1].Time.Equal(e.Time) {
+			first = n
 			clear(seen)
 		} else {
 			if len(seen) == 0 {
@@ -151,7 +137,80 @@ func merged(es []Entry) []Entry {
 		}
 		out = append(out, e)
 	}
-	return out
+}
+
+// merger walks over entries that came stream by stream, in the order of
+// merged. Loki sorts each stream, so it is a heap of streams.
+type merger struct {
+	es   []Entry
+	runs []run
+}
+
+// run is a stretch of one stream's entries that rise in time.
+type run struct {
+	ns      int64 // of the entry at i
+	rank    int   // of the stream among all
+	i, last int
+}
+
+func (a run) compare(b run) int {
+	return cmp.Or(cmp.Compare(a.ns, b.ns), cmp.Compare(a.rank, b.rank), cmp.Compare(a.i, b.i))
+}
+
+func newMerger(es []Entry) *merger {
+	m := &merger{es: es}
+	rank := map[*Stream]int{}
+	for i := range es {
+		if i > 0 && es[i].Stream == es[i-1].Stream && !es[i].Time.Before(es[i-1].Time) {
+			m.runs[len(m.runs)-1].last = i
+			continue
+		}
+		rank[es[i].Stream] = 0
+		m.runs = append(m.runs, run{ns: es[i].Time.UnixNano(), i: i, last: i})
+	}
+	for i, s := range slices.SortedFunc(maps.Keys(rank), func(a, b *Stream) int { return strings.Compare(a.Key, b.Key) }) {
+		rank[s] = i
+	}
+	for i := range m.runs {
+		m.runs[i].rank = rank[es[m.runs[i].i].Stream]
+	}
+	slices.SortFunc(m.runs, run.compare) // which is a heap
+	return m
+}
+
+// next gives the place of the next entry.
+func (m *merger) next() (i int, ok bool) {
+	if len(m.runs) == 0 {
+		return 0, false
+	}
+	top := &m.runs[0]
+	i = top.i
+	if top.i < top.last {
+		top.i++
+		top.ns = m.es[top.i].Time.UnixNano()
+	} else {
+		n := len(m.runs) - 1
+		m.runs[0], m.runs = m.runs[n], m.runs[:n]
+	}
+	m.sink()
+	return i, true
+}
+
+// sink puts the first run where it belongs.
+func (m *merger) sink() {
+	for at := 0; ; {
+		least := at
+		for child := 2*at + 1; child <= 2*at+2 && child < len(m.runs); child++ {
+			if m.runs[child].compare(m.runs[least]) < 0 {
+				least = child
+			}
+		}
+		if least == at {
+			return
+		}
+		m.runs[at], m.runs[least] = m.runs[least], m.runs[at]
+		at = least
+	}
 }
 
 // rising tells that entries are merged already: as a rule those of one stream.

@@ -172,16 +172,16 @@ func (p *pager) read(ctx context.Context, from, to time.Time) (*page, error) {
 		return pg, nil
 	}
 	p.fit.learn(n, a.limit, last.Sub(from)+1, true)
-	return p.wholeInstant(ctx, last, pg.entries)
+	return p.wholeInstant(ctx, last, a.limit, pg.entries)
 }
 
 // largestLimit bounds how far a limit is raised for one instant.
 const largestLimit = 1 << 20
 
-// wholeInstant reads one instant, with ever larger limits, then stream by
-// stream. What was seen of it must be in it.
-func (p *pager) wholeInstant(ctx context.Context, at time.Time, seen []Entry) (*page, error) {
-	limit, maximum := p.fit.limits()
+// wholeInstant reads one instant, with ever larger limits than the one that it
+// filled, then stream by stream. What was seen of it must be in it.
+func (p *pager) wholeInstant(ctx context.Context, at time.Time, limit int, seen []Entry) (*page, error) {
+	_, maximum := p.fit.limits()
 	for limit < largestLimit && (maximum == 0 || limit < maximum) {
 		limit *= 2
 		if maximum > 0 {
@@ -347,7 +347,10 @@ const tolerated = 2
 // decode reads an answer in the form in which it came.
 func (p *pager) decode(d *decoder, body io.Reader, contentType string) error {
 	if !strings.HasPrefix(contentType, protobufType) {
-		return d.json(body)
+		counted := &countingReader{r: body}
+		err := d.json(counted)
+		p.fit.weigh(counted.n, len(d.entries))
+		return err
 	}
 	b := bodies.Get().(*bytes.Buffer)
 	defer func() {
@@ -358,6 +361,7 @@ func (p *pager) decode(d *decoder, body io.Reader, contentType string) error {
 		return err
 	}
 	err := d.protobuf(b.Bytes())
+	p.fit.weigh(b.Len()+messageEntry*len(d.entries), len(d.entries))
 	switch {
 	case err == nil:
 		p.c.can.broken.Store(0)
@@ -365,4 +369,17 @@ func (p *pager) decode(d *decoder, body io.Reader, contentType string) error {
 		p.c.can.json.Store(true)
 	}
 	return err
+}
+
+// countingReader counts what is read.
+type countingReader struct {
+	r io.Reader
+	n int
+}
+
+// Read implements io.Reader.
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += n
+	return n, err
 }
