@@ -42,9 +42,10 @@ type server struct {
 	pause    time.Duration
 	damaged  int // good answers spoilt
 	windows  []time.Duration
-	hang     chan struct{} // the first request for entries waits for its end
-	message  int           // larger answers get lost between Loki's parts
-	lost     int           // of these
+	hang     chan struct{}      // the first request for entries waits for its end
+	message  int                // larger answers get lost between Loki's parts
+	lost     int                // of these
+	ends     func(e Entry) bool // tells the last entries of chunks, which a query that begins with them does not see
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -126,7 +127,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var hits []hit
 	for _, host := range hosts {
 		for _, e := range s.streams[host] {
-			if !e.Time.Before(from) && e.Time.Before(to) {
+			hidden := s.ends != nil && s.ends(e) && e.Time.Equal(from)
+			if !e.Time.Before(from) && e.Time.Before(to) && !hidden {
 				hits = append(hits, hit{host, e})
 			}
 		}
@@ -201,7 +203,7 @@ func TestAnyWayOfReadingGivesTheSame(t *testing.T) {
 	damages := 0
 	rapid.Check(t, func(t *rapid.T) {
 		s := &server{
-			streams: map[string][]Entry{}, limit: rapid.SampledFrom([]int{4, 7, 50, 5000}).Draw(t, "server's limit"),
+			streams: map[string][]Entry{}, limit: rapid.SampledFrom([]int{7, 9, 50, 5000}).Draw(t, "server's limit"),
 			proto: rapid.Bool().Draw(t, "protobuf"), publish: rapid.Bool().Draw(t, "publish"),
 			length: rapid.SampledFrom([]time.Duration{0, 0, time.Hour, 5 * time.Hour}).Draw(t, "length"),
 			slow:   rapid.SampledFrom([]time.Duration{0, 0, 2 * time.Hour}).Draw(t, "slow"),
@@ -230,6 +232,9 @@ func TestAnyWayOfReadingGivesTheSame(t *testing.T) {
 				e.Metadata = map[string]string{"pid": strconv.Itoa(s.rand.IntN(3))}
 			}
 			s.streams[host] = append(s.streams[host], e)
+		}
+		if rapid.Bool().Draw(t, "chunks") {
+			s.ends = func(e Entry) bool { return e.Time.Sub(epoch)%2 == 0 && !e.Time.Equal(e.Time.Truncate(time.Hour)) }
 		}
 		var want []Entry
 		for host, es := range s.streams {
@@ -488,7 +493,7 @@ func TestWindowsFit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(s.windows) > 35 || slices.Max(s.windows) != 4*24*time.Hour || s.windows[3] > 10*time.Minute {
+	if len(s.windows) > 35 || slices.Max(s.windows).Truncate(time.Second) != 4*24*time.Hour || s.windows[3] > 10*time.Minute {
 		t.Errorf("%d windows: %v", len(s.windows), s.windows)
 	}
 }

@@ -64,7 +64,7 @@ func (c *Client) fit(ctx context.Context, parallel int) *fit {
 		f.limit = min(f.limit, a.limit)
 	}
 	if a.length > 0 {
-		f.top = min(f.top, a.length)
+		f.top = min(f.top, a.length-hidden)
 	}
 	if a.span > 0 {
 		f.span = a.span
