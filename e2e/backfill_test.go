@@ -164,7 +164,7 @@ func (b *backfill) ours(kind string, parallel int) *exec.Cmd {
 	b.t.Helper()
 	size, err := strconv.Atoi(b.page)
 	must(b.t, err)
-	file := config{url: b.loki.URL, pageSize: size, source: fmt.Sprintf("max_parallel: %d\n    max_message: %dMiB", parallel, messages)}.write(b.t)
+	file := config{url: b.loki.URL, pageSize: size, source: fmt.Sprintf("max_parallel: %d\n    max_message: %dMiB\n    max_buffer: 128MiB", parallel, messages)}.write(b.t)
 	return exec.CommandContext(b.t.Context(), exporter, "report", kind, "--format", "csv", "--config.file", file,
 		"--from", b.from.Format(time.RFC3339), "--to", b.to.Format(time.RFC3339))
 }

@@ -23,6 +23,8 @@ import (
 
 	"github.com/grafana/loki/v3/pkg/logproto"
 	"github.com/klauspost/compress/snappy"
+
+	"fail2ban-loki-exporter/exporter/internal/publish"
 )
 
 // fakeLoki answers queries from the lines of hosts and keeps what is pushed.
@@ -144,7 +146,7 @@ func rowsOf(t *testing.T, config, kind string) (rows []map[string]string) {
 // metricsOf are the series of a daemon that has read all, by name and labels.
 func metricsOf(t *testing.T, d *daemon) map[string]float64 {
 	t.Helper()
-	families, err := d.registry.Gather()
+	families, err := publish.Join(d.registry, d.metrics).Gather()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,15 +42,26 @@ func (d *daemon) rank(i int, now time.Time) ranked {
 	if d.rebuilding() {
 		return d.ranked
 	}
-	r := d.board.Rank(now, max(d.cfg.Metrics.TopOffenders, d.cfg.API.MaxOffenders))
+	top := d.cfg.Metrics.TopOffenders
+	r := d.board.Rank(now, max(top+publish.Margin(top), d.cfg.API.MaxOffenders))
 	d.banned[i] = d.followers[i].Banned(idsOf(r.Rows))
 	for k := range d.banned {
 		sayBanned(r.Rows, sourceLabel(d.cfg.Sources[k].Name, len(d.banned)), d.banned[k])
 	}
 	d.api.Store(&apiView{at: now, rows: r.Rows[:min(len(r.Rows), d.cfg.API.MaxOffenders)]})
-	r.Rows = r.Rows[:min(len(r.Rows), d.cfg.Metrics.TopOffenders)]
+	id := func(o *offender.Row) string { return o.ID }
+	r.Rows = publish.Steady(r.Rows[:min(len(r.Rows), top+publish.Margin(top))], top, id, namesOf(d.ranked.Rows, id))
 	d.ranked = ranked{r, d.board.Countries()}
 	return d.ranked
+}
+
+// namesOf are the names of rows.
+func namesOf[T any](rows []T, name func(*T) string) map[string]bool {
+	names := make(map[string]bool, len(rows))
+	for i := range rows {
+		names[name(&rows[i])] = true
+	}
+	return names
 }
 
 // rebuilding tells whether a history is being read again.

@@ -53,7 +53,7 @@ func (d *daemon) addHistories() error {
 		longest := d.longestLookback()
 		h, err := publish.NewHistory(publish.HistoryOptions{
 			Remote: d.self.CountRemote(o), MaxSeries: historySeries, Wait: time.Duration(r.QueueWait),
-			Metrics:   publish.MetricsOptions{Detail: detail(d.cfg.Metrics.Detail), MaxHosts: d.cfg.Metrics.MaxHosts, MaxJails: d.cfg.Metrics.MaxJails, NameSource: len(d.cfg.Sources) > 1},
+			Metrics:   metricsOptions(d.cfg),
 			Forbidden: func(ctx context.Context) error { return forbidden(ctx, o, longest) },
 			Written: func(source string) {
 				if err := d.histories.ledger.note(ledgerKey(r), source, historyDone); err != nil {

@@ -109,7 +109,6 @@ func (v *supervisor) follow(ctx context.Context) error {
 		}
 		c := d.carry(cancel, ended)
 		cancel()
-		d.registry.Unregister(d.metrics)
 		if d.compat != nil {
 			d.registry.Unregister(d.compat)
 		}

@@ -70,7 +70,10 @@ func (d *daemon) addRemotes() error {
 			return fmt.Errorf("remote_write[%d]: %w", i, err)
 		}
 		o.Name = d.remoteName(i)
-		o.Gather = d.registry
+		o.Gather = publish.Join(d.registry, d.metrics)
+		if o.Native {
+			o.Gather = publish.Join(d.registry, d.metrics.Native())
+		}
 		w, err := publish.NewRemoteWriter(d.self.CountRemote(o))
 		if err != nil {
 			return fmt.Errorf("remote_write[%d]: %w", i, err)

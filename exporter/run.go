@@ -93,7 +93,8 @@ type daemon struct {
 	registry  *prometheus.Registry
 	self      *publish.Self
 	metrics   *publish.Metrics
-	compat    *publish.Compat // nil where nobody asks for it
+	exemplars *publish.Exemplars // nil where nobody asks for them
+	compat    *publish.Compat    // nil where nobody asks for it
 	redact    redactors
 	board     *pipeline.Board
 	origins   *enrich.Files // nil for none
@@ -129,6 +130,8 @@ type outlook struct {
 
 const outlookEvery = time.Minute
 
+func networkName(n *offender.Network) string { return n.Network }
+
 // lookOut has the outlook made anew where it is due: the first one at once,
 // the others beside what goes on, for the next view. It is called with d.mu.
 func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
@@ -136,9 +139,10 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 		return
 	}
 	board := d.board.Freeze()
+	top, before := d.cfg.Metrics.TopNetworks, namesOf(d.outlook.networks, networkName)
 	look := func() outlook {
 		return outlook{
-			made: now, networks: board.Networks(now, d.cfg.Metrics.TopNetworks),
+			made: now, networks: publish.Steady(board.Networks(now, top+publish.Margin(top)), top, networkName, before),
 			jails: jailOutlooks(returnsOf(board, sources), sources, adviceOptions(d.cfg)),
 		}
 	}
@@ -183,11 +187,12 @@ func prepare(bar io.Writer, cfg *config.Config, log *slog.Logger, once bool, reg
 	d.board = pipeline.NewBoard(d.ranking())
 	d.board.Ignore = within(cfg.Offenders.Ignore)
 	if cfg.Metrics.CompatF2B {
-		d.compat = publish.NewCompat(publish.MetricsOptions{MaxHosts: cfg.Metrics.MaxHosts, MaxJails: cfg.Metrics.MaxJails, NameSource: len(cfg.Sources) > 1})
+		d.compat = publish.NewCompat(metricsOptions(cfg))
 	}
-	d.metrics = publish.NewMetrics(publish.MetricsOptions{
-		Detail: detail(cfg.Metrics.Detail), MaxHosts: cfg.Metrics.MaxHosts, MaxJails: cfg.Metrics.MaxJails, NameSource: len(cfg.Sources) > 1,
-	}, d.self)
+	if cfg.Metrics.Exemplars {
+		d.exemplars = publish.NewExemplars(d.redact.metrics)
+	}
+	d.metrics = publish.NewMetrics(metricsOptions(cfg), d.self)
 	if err := d.addSinks(); err != nil {
 		return nil, err
 	}
@@ -205,7 +210,6 @@ func prepare(bar io.Writer, cfg *config.Config, log *slog.Logger, once bool, reg
 // start gives each source where to go on: from what another daemon carried
 // here, from its state file, or from the beginning of its look-back.
 func (d *daemon) start(c *carried) {
-	d.registry.MustRegister(d.metrics)
 	if d.compat != nil {
 		d.registry.MustRegister(d.compat)
 	}
@@ -237,11 +241,16 @@ func (d *daemon) start(c *carried) {
 	d.waiting = nil
 }
 
-func detail(s string) string {
-	if s == "auto" {
-		return ""
+// metricsOptions bound the series of the log's metrics.
+func metricsOptions(cfg *config.Config) publish.MetricsOptions {
+	m := &cfg.Metrics
+	o := publish.MetricsOptions{
+		Detail: m.Detail, MaxHosts: m.MaxHosts, MaxJails: m.MaxJails, NameSource: len(cfg.Sources) > 1, ForgetAfter: time.Duration(m.ForgetAfter),
 	}
-	return s
+	if m.Detail == "auto" {
+		o.Detail = ""
+	}
+	return o
 }
 
 func (d *daemon) addSource(i int) error {
@@ -300,6 +309,7 @@ func (d *daemon) addSource(i int) error {
 		follow: pipeline.FollowOptions{
 			Name: s.Name, Lookback: time.Duration(s.Lookback), Lag: lag, Poll: time.Duration(s.PollInterval), MaxLateness: time.Duration(s.MaxLateness),
 			Once: d.once, Query: s.Query, Fatal: final, Store: store, Recent: recent,
+			Seen:        func(findings []correlate.Finding) { d.exemplars.Add(sourceLabel(s.Name, len(d.cfg.Sources)), findings) },
 			AuditWindow: time.Duration(s.AuditWindow), AuditInterval: time.Duration(s.AuditEvery),
 			Late:    func(lines int) { d.self.LateLines.Add(float64(lines)) },
 			Rebuilt: d.rebuilt,
@@ -431,7 +441,7 @@ func (d *daemon) progress(i int, st pipeline.Status) {
 	d.lookOut(now, sources)
 	d.view = &publish.View{
 		At: now, Sources: sources, Offenders: ranking.Rows, Tracked: ranking.Tracked, Repeat: ranking.Repeat, CaughtUp: true,
-		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: ranking.countries,
+		Networks: d.outlook.networks, Jails: d.outlook.jails, Countries: ranking.countries, Exemplars: d.exemplars,
 	}
 	d.show(d.view)
 }

@@ -8,8 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"fail2ban-loki-exporter/exporter/internal/publish"
+
 	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
 )
 
 // webFlags are the flags of the web server, in the words of Prometheus.
@@ -60,9 +64,7 @@ func (d *daemon) handler(w *webFlags) (http.Handler, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET "+prefix+w.telemetryPath, promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{
-		Registry: d.registry, EnableOpenMetrics: true, MaxRequestsInFlight: 10, Timeout: 30 * time.Second,
-	}))
+	mux.Handle("GET "+prefix+w.telemetryPath, d.metricsHandler())
 	mux.HandleFunc("GET "+prefix+"/-/healthy", func(rw http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(rw, "OK")
 	})
@@ -84,4 +86,33 @@ func (d *daemon) handler(w *webFlags) (http.Handler, error) {
 		mux.HandleFunc(prefix+"/debug/pprof/trace", pprof.Trace)
 	}
 	return mux, nil
+}
+
+// metricsHandler serves the metrics in the form that is asked for. Native
+// histograms have a place in protobuf alone. Since when counters count stands in
+// protobuf too; in OpenMetrics it takes a line for each counter, which a
+// Prometheus stores as a series of its own, so it is for those alone who do not
+// understand Prometheus' text: all of its kind name that too. There is no time-out
+// but the server's own: one of promhttp would hold the whole page in memory.
+func (d *daemon) metricsHandler() http.Handler {
+	handler := func(created bool, of prometheus.Gatherer) http.Handler {
+		return promhttp.HandlerFor(publish.Join(d.registry, of), promhttp.HandlerOpts{
+			Registry: d.registry, EnableOpenMetrics: true, EnableOpenMetricsTextCreatedSamples: created, MaxRequestsInFlight: 10,
+		})
+	}
+	plain, openMetrics, protobuf := handler(false, d.metrics), handler(true, d.metrics), handler(false, d.metrics.Native())
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		switch expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...).FormatType() {
+		case expfmt.TypeProtoDelim:
+			protobuf.ServeHTTP(rw, r)
+		case expfmt.TypeOpenMetrics:
+			if accept := r.Header.Get("Accept"); !strings.Contains(accept, "text/plain") && !strings.Contains(accept, "*/*") {
+				openMetrics.ServeHTTP(rw, r)
+				return
+			}
+			plain.ServeHTTP(rw, r)
+		default:
+			plain.ServeHTTP(rw, r)
+		}
+	})
 }

@@ -192,6 +192,9 @@ type Metrics struct {
 	TopOffenders int    `yaml:"top_offenders"`
 	TopNetworks  int    `yaml:"top_networks"`
 	CompatF2B    bool   `yaml:"compat_f2b"`
+
+	ForgetAfter model.Duration `yaml:"forget_after"`
+	Exemplars   bool           `yaml:"exemplars"`
 }
 
 // Validators are checks that need what this package does not know.
@@ -255,7 +258,7 @@ var (
 		Advice:    Advice{Cover: 0.8, MinEnds: 20, MinReoffences: 5, MinShare: 0.1},
 	}
 	DefaultState   = State{SaveInterval: model.Duration(time.Minute), MaxTrackedKeys: 2_000_000}
-	DefaultMetrics = Metrics{Detail: "auto", MaxHosts: 5000, MaxJails: 200, TopOffenders: 50, TopNetworks: 20}
+	DefaultMetrics = Metrics{Detail: "auto", MaxHosts: 5000, MaxJails: 200, TopOffenders: 50, TopNetworks: 20, ForgetAfter: days(7)}
 )
 
 // Default is the configuration of an empty file, were one allowed.

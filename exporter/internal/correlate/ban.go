@@ -351,7 +351,7 @@ func (j *jail) trueBan(t *track, b *banLine, o origin, c Confidence) {
 func (j *jail) reoffended(t *track, b *banLine, delay, prevEnd ms, prevBy string, prevTime ms) {
 	premature := prevBy == EndedManual && delay <= span(j.h.e.o.PrematureWindow)
 	j.counts.Reoffences++
-	j.reoffence.observe(delay)
+	j.reoffence.Observe(delay.duration())
 	row := &Reoffence{
 		Host: j.h.name, Jail: j.name, ID: t.id, PreviousEnded: prevEnd.time(), PreviousEndedBy: prevBy,
 		Time: b.at.time(), Delay: delay.duration(), Premature: premature, PreviousBanTime: maybeBanTime(prevTime),

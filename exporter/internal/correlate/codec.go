@@ -103,7 +103,7 @@ func (c *codec) readVarint() int64 {
 }
 
 // number codes an integer of any type.
-func number[T ~int | ~int64 | ~uint64 | ~uint32 | ~uint16 | ~int16 | ~uint8](c *codec, p *T) {
+func number[T ~int | ~int64 | ~int32 | ~uint64 | ~uint32 | ~uint16 | ~int16 | ~uint8](c *codec, p *T) {
 	if c.writing() {
 		c.buf = binary.AppendVarint(c.buf, int64(*p))
 		return

@@ -414,7 +414,9 @@ func (h *host) jail(name string) *jail {
 		h.jails[name] = j
 		i, _ := slices.BinarySearchFunc(h.order, name, func(j *jail, name string) int { return strings.Compare(j.name, name) })
 		h.order = slices.Insert(h.order, i, j)
+		j.firstLine = h.clock
 	}
+	j.lastLine = max(j.lastLine, h.clock)
 	return j
 }
 

@@ -32,7 +32,9 @@ type jail struct {
 	foundRun   uint32 // the last run in which this jail logged a Found, plus one
 	foundLines bool   // this jail's log shows Found lines at all
 	timed      bool   // with the failures' times: since 0.10
-	touched    ms     // the last Restore or Ban since the start: the flood ends lost_settle after it
+	firstLine  ms     // that named the jail
+	lastLine   ms
+	touched    ms // the last Restore or Ban since the start: the flood ends lost_settle after it
 
 	restart   *restart // of the present life's start
 	active    int      // tracks banned
@@ -60,16 +62,15 @@ var (
 	ReoffenceBounds = []float64{60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400, 3 * 86400, 7 * 86400, 14 * 86400, 30 * 86400}
 )
 
-func newHistogram(bounds []float64) Histogram {
-	return Histogram{Bounds: bounds, Counts: make([]uint64, len(bounds)+1)}
-}
-
-func (h *Histogram) observe(d ms) {
-	v := float64(d) / 1000
-	i, _ := slices.BinarySearch(h.Bounds, v)
-	h.Counts[i]++
-	h.Milli += int64(d)
-	h.Total++
+// running tells whether the jail runs, as far as the log says.
+func (j *jail) running() Maybe[bool] {
+	switch {
+	case j.stopping != 0 || j.stoppedAt != 0:
+		return Known(false)
+	case j.startedAt == 0:
+		return Maybe[bool]{}
+	}
+	return Known(j.run == j.h.run.epoch && j.h.run.exited == 0)
 }
 
 // wake makes sure that the jail is looked at once log time has passed at.

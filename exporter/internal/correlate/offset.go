@@ -52,8 +52,8 @@ func (r *Report) Raise(offsets *Report) {
 			}
 			j := &h.Jails[at]
 			j.Counts.Add(&off.Jails[k].Counts)
-			j.GapSeconds.add(&off.Jails[k].GapSeconds)
-			j.Reoffence.add(&off.Jails[k].Reoffence)
+			j.GapSeconds.Add(&off.Jails[k].GapSeconds)
+			j.Reoffence.Add(&off.Jails[k].Reoffence)
 		}
 	}
 }
@@ -99,25 +99,4 @@ func (c *Counts) all() (out []*uint64) {
 // verdicts counts what is a verdict and not a line.
 func (c *Counts) verdicts() uint64 {
 	return sum(c.Bans[:]) + sum(c.Restored[:]) + sum(c.Unbans[:]) + c.Reread + c.Lost
-}
-
-func (h *Histogram) add(o *Histogram) {
-	if len(h.Counts) != len(o.Counts) {
-		return
-	}
-	addTo(h.Counts, o.Counts)
-	h.Milli, h.Total = h.Milli+o.Milli, h.Total+o.Total
-}
-
-// less takes from a histogram what another has. Where a span went into another
-// bucket the sum cannot be right in both: what is shown does not fall.
-func (h *Histogram) less(o *Histogram) {
-	h.Total = 0
-	for i := range h.Counts {
-		if i < len(o.Counts) {
-			h.Counts[i] -= min(h.Counts[i], o.Counts[i])
-		}
-		h.Total += h.Counts[i]
-	}
-	h.Milli = max(0, h.Milli-o.Milli)
 }

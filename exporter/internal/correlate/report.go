@@ -85,6 +85,9 @@ type HostReport struct {
 // JailReport is one jail's state on one host.
 type JailReport struct {
 	Jail        string
+	FirstLine   time.Time   // that named the jail
+	LastLine    time.Time   // that did
+	Running     Maybe[bool] // OK where the log shows its start or stop
 	BanTime     Maybe[time.Duration]
 	FindTime    Maybe[time.Duration]
 	MaxRetry    Maybe[int]
@@ -97,17 +100,6 @@ type JailReport struct {
 	OpenBans    []Ban    // only where asked for, by id
 	OpenProofs  [][]Line // of OpenBans, where verdicts are explained
 }
-
-// Histogram holds spans in seconds in classic buckets.
-type Histogram struct {
-	Bounds []float64 // upper bounds, shared, never changed
-	Counts []uint64  // one more than Bounds: the last is +Inf; not cumulated
-	Milli  int64     // sum of the spans in milliseconds, so that it does not depend on their order
-	Total  uint64
-}
-
-// Sum of the spans in seconds.
-func (h *Histogram) Sum() float64 { return float64(h.Milli) / 1000 }
 
 // Place is a host and a jail in which an id is banned.
 type Place struct{ Host, Jail string }

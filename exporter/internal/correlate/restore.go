@@ -158,7 +158,7 @@ func (j *jail) resume(t *track, at ms) {
 // observeGap counts a protection gap whose both ends are in the log.
 func (j *jail) observeGap(t *track, at ms) {
 	if t.state == suspended && t.lifted != 0 && (t.liftedBy == byStop || t.liftedBy == byJailStop) && at >= t.lifted {
-		j.gaps.observe(at - t.lifted)
+		j.gaps.Observe((at - t.lifted).duration())
 	}
 }
 

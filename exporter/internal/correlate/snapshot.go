@@ -15,7 +15,7 @@ import (
 )
 
 // snapshotMagic begins a snapshot; its last byte is the version of the layout.
-const snapshotMagic = "f2b-engine\x01"
+const snapshotMagic = "f2b-engine\x02"
 
 // Snapshot writes the engine's state, from which Load goes on as if nothing had
 // been between. Findings not yet taken are not part of it: it is an error to
@@ -197,7 +197,10 @@ func (c *codec) jails(h *host) {
 			c.fail(fmt.Errorf("%w: %w", ErrDamaged, errTwice))
 			return
 		}
-		c.jail(h.jail(*name))
+		if !c.writing() {
+			h.jail(*name)
+		}
+		c.jail(h.jails[*name])
 	})
 	var block string
 	if h.block != nil {
@@ -210,7 +213,7 @@ func (c *codec) jails(h *host) {
 }
 
 func (c *codec) jail(j *jail) {
-	for _, p := range []*ms{&j.banTime, &j.findTime, &j.createdAt, &j.startedAt, &j.stoppedAt, &j.stopping, &j.liftedAt, &j.touched} {
+	for _, p := range []*ms{&j.banTime, &j.findTime, &j.createdAt, &j.startedAt, &j.stoppedAt, &j.stopping, &j.liftedAt, &j.touched, &j.firstLine, &j.lastLine} {
 		number(c, p)
 	}
 	for _, p := range []*uint32{&j.epoch, &j.run, &j.foundRun} {
@@ -248,15 +251,6 @@ func (c *codec) counters(n *Counts) {
 	} {
 		number(c, p)
 	}
-}
-
-// histogram codes the counts; sums are whole milliseconds.
-func (c *codec) histogram(h *Histogram) {
-	for i := range h.Counts {
-		number(c, &h.Counts[i])
-	}
-	number(c, &h.Total)
-	number(c, &h.Milli)
 }
 
 func (c *codec) tracks(j *jail) {

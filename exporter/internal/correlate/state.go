@@ -28,7 +28,7 @@ func (h *host) report(open bool) HostReport {
 }
 
 func (j *jail) report(open bool) JailReport {
-	out := JailReport{Jail: j.name, BanTime: maybeBanTime(j.banTime), Counts: j.counts, GapSeconds: j.gaps.clone(), Reoffence: j.reoffence.clone()}
+	out := JailReport{Jail: j.name, FirstLine: j.firstLine.time(), LastLine: j.lastLine.time(), Running: j.running(), BanTime: maybeBanTime(j.banTime), Counts: j.counts, GapSeconds: j.gaps.clone(), Reoffence: j.reoffence.clone()}
 	if d, _ := j.presentBanTime(); j.banTime == 0 {
 		out.BanTime = maybeBanTime(d)
 	}
@@ -72,11 +72,6 @@ func (j *jail) unprotected() (n int) {
 		}
 	}
 	return n
-}
-
-func (h Histogram) clone() Histogram {
-	h.Counts = append([]uint64(nil), h.Counts...)
-	return h
 }
 
 // failing counts the ids whose failures may still lead to a ban.

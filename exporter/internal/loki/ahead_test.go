@@ -251,7 +251,7 @@ func TestAnyWayOfReadingGivesTheSame(t *testing.T) {
 		s.trouble = rapid.IntRange(0, 20).Draw(t, "trouble")
 		var progress []Progress
 		c, end := reading(t, s, func(o *Options) {
-			o.PageSize = rapid.SampledFrom([]int{0, 3, 7, 40, 6000}).Draw(t, "page size")
+			o.PageSize = rapid.SampledFrom([]int{0, 5, 7, 40, 6000}).Draw(t, "page size")
 			o.MaxParallel = rapid.IntRange(1, 4).Draw(t, "parallel")
 			o.MaxBuffer = rapid.SampledFrom([]int64{0, 1 << 14, 1 << 16}).Draw(t, "buffer")
 			o.Progress = func(p Progress) { progress = append(progress, p) }

@@ -114,7 +114,7 @@ func merged(es []Entry) []Entry {
 		return es
 	}
 	m := newMerger(es)
-	out := make([]Entry, 0, len(es))
+	out := room(len(es))
 	first := 0 // in out, of the entries of this stream and time
 	seen := map[string]bool{}
 	for {

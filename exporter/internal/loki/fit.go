@@ -34,6 +34,7 @@ type abilities struct {
 	each   float64       // bytes of an entry in a message, 0 while not known
 	broken atomic.Int32  // answers in protobuf that could not be read, in sequence
 	json   atomic.Bool   // no protobuf
+	levels atomic.Bool   // no withoutLevel
 }
 
 // fit asks the server for its limits, once, and tells how much to ask for.

@@ -280,10 +280,25 @@ func TestFinalErrors(t *testing.T) {
 		403: `loki: query_range 2026-11-18T11:06:40Z to 2026-11-18T11:06:41Z: status 403 Forbidden: not now (this user or tenant may not: check basic_auth, authorization and tenant_id)`,
 		404: `loki: query_range 2026-11-18T11:06:40Z to 2026-11-18T11:06:41Z: status 404 Not Found: not now (nothing like Loki answers there: check url)`,
 	} {
-		f := &fake{answers: []int{code}}
+		f, calls := &fake{answers: []int{code}}, 1
+		if code == 400 { // once more without our own stage, which an old Loki does not know
+			f.answers, calls = []int{code, code}, 2
+		}
 		_, err := readAll(context.Background(), client(t, f, nil), time.Second)
-		if err == nil || err.Error() != want || f.calls != 1 {
+		if err == nil || err.Error() != want || f.calls != calls {
 			t.Errorf("%d calls: %v\nwant %s", f.calls, err, want)
+		}
+	}
+}
+
+// A Loki before 2.9 does not know the stage that spares it work.
+func TestOldLoki(t *testing.T) {
+	f := &fake{streams: map[string][]fakeEntry{"a": {{epoch.UnixNano(), "x"}}}, answers: []int{400}}
+	c := client(t, f, nil)
+	for i := range 2 {
+		got, err := readAll(context.Background(), c, time.Second)
+		if err != nil || len(got) != 1 || f.calls != 2+i {
+			t.Errorf("%d entries after %d calls: %v", len(got), f.calls, err)
 		}
 	}
 }

@@ -118,6 +118,8 @@ func (p *pager) give(pg *page, between func()) bool {
 		}
 	}
 	p.told.Entries += len(pg.entries)
+	release(pg.entries)
+	pg.entries = nil
 	p.told.At = pg.next
 	if p.c.o.Progress != nil {
 		p.c.o.Progress(p.told)
@@ -316,7 +318,7 @@ func (p *pager) fetch(ctx context.Context, a *ask) (*page, error) {
 	set := func() {
 		r.op = fmt.Sprintf("%s %s to %s", opRange, a.from.UTC().Format(time.RFC3339), a.to.UTC().Format(time.RFC3339))
 		r.query = url.Values{
-			"query": {a.query + p.remark}, "start": {nano(a.start())}, "end": {nano(a.to)},
+			"query": {p.asked(a)}, "start": {nano(a.start())}, "end": {nano(a.to)},
 			"limit": {strconv.Itoa(a.limit)}, "direction": {a.direction},
 		}
 		// Loki wants exactly this; asked for anything else it gives JSON.
@@ -328,7 +330,7 @@ func (p *pager) fetch(ctx context.Context, a *ask) (*page, error) {
 	set()
 	r.change = func(e *Error) bool {
 		before := *a
-		changed := e.Status == http.StatusNotAcceptable && !p.c.can.json.Swap(true)
+		changed := e.Status == http.StatusNotAcceptable && !p.c.can.json.Swap(true) || foreignStage(e) && !p.c.can.levels.Swap(true)
 		if a.fits {
 			limit, span := p.fit.smaller(e, a.limit, a.to.Sub(a.from))
 			a.limit, a.to = limit, a.from.Add(span)
@@ -339,7 +341,7 @@ func (p *pager) fetch(ctx context.Context, a *ask) (*page, error) {
 	}
 	var d *decoder
 	r.read = func(body io.Reader, contentType string) error {
-		d = &decoder{streams: &p.streams, most: p.most, entries: make([]Entry, 0, p.usual.Load())}
+		d = &decoder{streams: &p.streams, most: p.most, entries: room(int(p.usual.Load()))}
 		if err := p.decode(d, body, contentType); err != nil {
 			return err
 		}
@@ -356,7 +358,53 @@ func (p *pager) fetch(ctx context.Context, a *ask) (*page, error) {
 		return nil, err
 	}
 	p.usual.Store(int32(len(d.entries)))
-	return &page{entries: merged(d.entries), next: a.to, size: d.size}, nil
+	pg := &page{next: a.to, size: d.size}
+	if len(d.entries) > 0 {
+		pg.entries = merged(d.entries)
+		if &pg.entries[0] != &d.entries[0] {
+			release(d.entries)
+		}
+	}
+	return pg, nil
+}
+
+// lists are slices of entries that nobody looks at any more: of a long range they
+// would be half of the garbage.
+var lists = sync.Pool{New: func() any { return new([]Entry) }}
+
+// room is an empty list for n entries.
+func room(n int) []Entry {
+	es := *lists.Get().(*[]Entry)
+	if cap(es) < n {
+		return make([]Entry, 0, n)
+	}
+	return es
+}
+
+// release gives a list back. Its entries must not be looked at again.
+func release(es []Entry) {
+	clear(es)
+	es = es[:0]
+	lists.Put(&es)
+}
+
+// withoutLevel spares Loki a third of what a page costs it (0.12 s of processor
+// time for 5000 lines in Loki 3.7.8, 0.08 s with it): the level that it guesses of
+// each line by itself, and which nobody wants to know here, need not be told with
+// each. The stage is there since Loki 2.9.
+const withoutLevel = "\n| drop detected_level"
+
+// asked is the query as it is sent.
+func (p *pager) asked(a *ask) string {
+	if p.c.can.levels.Load() {
+		return a.query + p.remark
+	}
+	return a.query + withoutLevel + p.remark
+}
+
+// foreignStage tells that the server does not know our stage.
+func foreignStage(e *Error) bool {
+	return e.Status == http.StatusBadRequest && strings.Contains(e.Body, "parse error")
 }
 
 // tolerated is how many answers in protobuf may be damaged in sequence before

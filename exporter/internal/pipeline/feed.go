@@ -79,7 +79,7 @@ type FeedOptions struct {
 type Feed struct {
 	o        FeedOptions
 	engine   *correlate.Engine
-	parsers  map[streamKey]*fail2ban.Parser
+	parsers  map[streamKey]*lane
 	coverage map[string]*Coverage
 	unnamed  map[string]bool
 
@@ -100,6 +100,12 @@ func (k streamKey) compare(o streamKey) int {
 	return cmp.Or(strings.Compare(k.host, o.host), strings.Compare(k.stream, o.stream))
 }
 
+// lane is what reading a stream's lines takes.
+type lane struct {
+	parser *fail2ban.Parser
+	counts *Coverage // of the stream's host, nil while no line was its
+}
+
 // Coverage says what was read of a host.
 type Coverage struct {
 	Lines, Events, Unparsed uint64
@@ -107,7 +113,7 @@ type Coverage struct {
 
 // NewFeed makes a feed that has read nothing.
 func NewFeed(o FeedOptions) *Feed {
-	f := &Feed{o: o, parsers: map[streamKey]*fail2ban.Parser{}, coverage: map[string]*Coverage{}, unnamed: map[string]bool{}}
+	f := &Feed{o: o, parsers: map[streamKey]*lane{}, coverage: map[string]*Coverage{}, unnamed: map[string]bool{}}
 	if board := o.Board; board != nil {
 		f.o.Correlate.Observe = board.observe
 	}
@@ -153,7 +159,7 @@ func (f *Feed) replace(host string, by *Feed) {
 	f.engine.Adopt(by.engine)
 	delete(f.coverage, host)
 	maps.Copy(f.coverage, by.coverage)
-	maps.DeleteFunc(f.parsers, func(key streamKey, _ *fail2ban.Parser) bool { return key.host == host })
+	maps.DeleteFunc(f.parsers, func(key streamKey, _ *lane) bool { return key.host == host })
 	maps.Copy(f.parsers, by.parsers)
 	maps.Copy(f.unnamed, by.unnamed)
 	f.fine.replace(host, by.fine)
@@ -266,32 +272,44 @@ func rank(k fail2ban.Kind) int {
 	return int(k)
 }
 
-// parser is that of a stream.
-func (f *Feed) parser(key streamKey) *fail2ban.Parser {
-	p, ok := f.parsers[key]
+// lane is that of a stream.
+func (f *Feed) lane(key streamKey) *lane {
+	l, ok := f.parsers[key]
 	if !ok {
 		o := f.o.Parser
 		o.Location, o.Newest = f.zone(key.host), f.o.Newest
-		p = fail2ban.NewParser(o)
-		f.parsers[key] = p
+		l = &lane{parser: fail2ban.NewParser(o)}
+		f.parsers[key] = l
 	}
-	return p
+	return l
+}
+
+// countsOf is the coverage of a host.
+func (f *Feed) countsOf(host string) *Coverage {
+	c := f.coverage[host]
+	if c == nil {
+		c = &Coverage{}
+		f.coverage[host] = c
+	}
+	return c
 }
 
 // parse reads a line and tells whether the engine shall see it. A host that
 // the line names is the line's host.
 func (f *Feed) parse(l *Line, ev *fail2ban.Event) bool {
-	err := f.parser(streamKey{l.Host, l.Stream}).ParseText(l.Text, l.At, ev)
+	lane := f.lane(streamKey{l.Host, l.Stream})
+	err := lane.parser.ParseText(l.Text, l.At, ev)
 	if l.At.IsZero() && f.outside(ev.Time) {
 		return false
 	}
-	if ev.Host != "" {
+	c := lane.counts
+	switch {
+	case ev.Host != "":
 		l.Host = strings.Clone(ev.Host)
-	}
-	c := f.coverage[l.Host]
-	if c == nil {
-		c = &Coverage{}
-		f.coverage[l.Host] = c
+		c = f.countsOf(l.Host)
+	case c == nil:
+		c = f.countsOf(l.Host)
+		lane.counts = c
 	}
 	c.Lines++
 	switch {

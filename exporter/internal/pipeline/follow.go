@@ -68,6 +68,8 @@ type FollowOptions struct {
 	Resume *Saved
 	// Recent, where set, keeps the newest restores.
 	Recent *Recent
+	// Seen, where set, is shown all findings.
+	Seen func([]correlate.Finding)
 	// Steps, where set, are told of the past while it is read.
 	Steps *Steps
 	// Fatal tells errors that no retry can mend.
@@ -343,6 +345,9 @@ func (w *Follower) publish(ctx context.Context) {
 	findings := w.feed.Engine().Findings()
 	if w.o.Recent != nil {
 		w.o.Recent.add(findings, w.feed.Engine())
+	}
+	if w.o.Seen != nil {
+		w.o.Seen(findings)
 	}
 	var ranking []offender.Finding
 	if b := w.feed.o.Board; b != nil {

@@ -53,7 +53,7 @@ func (f *Feed) freeze() (func(io.Writer) error, error) {
 	shards := f.shards()
 	s := feedState{Done: f.done, Coverage: map[string]Coverage{}, Unnamed: slices.Sorted(maps.Keys(f.unnamed)), Shards: len(shards), Fine: f.fine, Coarse: f.coarse}
 	for key, p := range f.parsers {
-		s.Parsers = append(s.Parsers, parserState{key.host, key.stream, p.AppendState(nil)})
+		s.Parsers = append(s.Parsers, parserState{key.host, key.stream, p.parser.AppendState(nil)})
 	}
 	slices.SortFunc(s.Parsers, func(a, b parserState) int { return streamKey{a.Host, a.Stream}.compare(streamKey{b.Host, b.Stream}) })
 	for host, c := range f.coverage {
@@ -123,7 +123,7 @@ func loadFeed(p *parts, o FeedOptions) (*Feed, error) {
 		f.fine, f.coarse = s.Fine, s.Coarse
 	}
 	for _, l := range s.Parsers {
-		if err := f.parser(streamKey{l.Host, l.Stream}).LoadState(l.State); err != nil {
+		if err := f.lane(streamKey{l.Host, l.Stream}).parser.LoadState(l.State); err != nil {
 			return nil, err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 
@@ -15,6 +16,7 @@ import (
 // counts made right, and with a host. It is opt-in.
 type Compat struct {
 	source bool
+	forget time.Duration
 
 	mu           sync.Mutex // guards what stays from one Set to the next
 	hosts, jails admission
@@ -59,7 +61,7 @@ var compatMetrics = []compatMetric{
 
 // NewCompat makes the collector, which serves nothing before the first Set.
 func NewCompat(o MetricsOptions) *Compat {
-	c := &Compat{source: o.NameSource, hosts: newAdmission(o.MaxHosts), jails: newAdmission(o.MaxJails)}
+	c := &Compat{source: o.NameSource, forget: o.ForgetAfter, hosts: newAdmission(o.MaxHosts), jails: newAdmission(o.MaxJails)}
 	c.served.Store(new([]prometheus.Metric))
 	return c
 }
@@ -95,6 +97,11 @@ func (c *Compat) Set(v *View) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []prometheus.Metric
+	if v.CaughtUp {
+		hosts, jails := census(v, c.forget)
+		c.hosts.review(hosts)
+		c.jails.review(jails)
+	}
 	for i := range compatMetrics {
 		m := &compatMetrics[i]
 		set := seriesSet{}
@@ -114,32 +121,37 @@ func (c *Compat) fill(set *seriesSet, m *compatMetric, v *View) {
 		src := &v.Sources[i]
 		for k := range src.Report.Hosts {
 			h := &src.Report.Hosts[k]
-			host, own := admitted(&c.hosts, src.Name+"\xff"+h.Host, h.Host)
+			host, at := c.hosts.place(hostKey(src.Name, h.Host), h.Host)
+			gone := silent(v, h.LastLine, c.forget)
 			labels := []string{host}
 			if c.source {
 				labels = []string{label(src.Name), host}
 			}
 			if m.host != nil {
 				value, ok := m.host(h)
-				add(set, labels, value, ok && (own || !m.single))
+				add(set, labels, value, ok && shows(m, gone, at))
 				continue
 			}
 			for n := range h.Jails {
 				j := &h.Jails[n]
-				jail, ownJail := admitted(&c.jails, j.Jail, j.Jail)
+				jail, jailAt := c.jails.place(j.Jail, j.Jail)
 				value, ok := m.jail(j)
-				add(set, append(slices.Clip(labels), jail), value, ok && (own && ownJail || !m.single))
+				add(set, append(slices.Clip(labels), jail), value, ok && shows(m, gone || jailGone(v, j, c.forget), at, jailAt))
 			}
 		}
 	}
 }
 
-// admitted names a host or jail, or says that it goes into `other`.
-func admitted(a *admission, key, name string) (string, bool) {
-	if own, _ := a.admit(key); own {
-		return label(name), true
+// shows tells whether a value is shown: of those that have gone only in sums with
+// others, which must not fall, and single ones never there.
+func shows(m *compatMetric, gone bool, at ...place) bool {
+	if slices.Contains(at, nowhere) {
+		return false
 	}
-	return otherLabel, false
+	if slices.Contains(at, inOther) {
+		return !m.single
+	}
+	return !gone
 }
 
 func add(set *seriesSet, labels []string, value float64, ok bool) {

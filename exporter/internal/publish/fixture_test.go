@@ -4,7 +4,6 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,19 +113,16 @@ func findings() []correlate.Finding {
 func histogram(bounds []float64, values ...float64) correlate.Histogram {
 	h := correlate.Histogram{Bounds: bounds, Counts: make([]uint64, len(bounds)+1)}
 	for _, v := range values {
-		i, _ := slices.BinarySearch(bounds, v)
-		h.Counts[i]++
-		h.Milli += int64(v * 1000)
-		h.Total++
+		h.Observe(time.Duration(v * float64(time.Second)))
 	}
 	return h
 }
 
 // report is two hosts whose log shows 512 bans, 123 of them real.
 func report() correlate.Report {
-	gaps, delays := []float64{1, 10, 60}, []float64{60, 3600}
+	gaps, delays := correlate.GapBounds, correlate.ReoffenceBounds
 	sshd := correlate.JailReport{
-		Jail: "sshd", BanTime: correlate.Known(time.Hour), FindTime: correlate.Known(10 * time.Minute), MaxRetry: correlate.Known(5),
+		Jail: "sshd", FirstLine: at("00:00:01.000"), LastLine: at("21:30:00.000"), Running: correlate.Known(true), BanTime: correlate.Known(time.Hour), FindTime: correlate.Known(10 * time.Minute), MaxRetry: correlate.Known(5),
 		Counts: correlate.Counts{
 			Verbs: [11]uint64{5120, 70, 230, 280, 3, 1, 2, 4, 5, 6, 7}, Failures: 5118, Bans: [4]uint64{60, 1, 2, 3}, Restored: [6]uint64{200, 20, 5, 1, 2, 2}, Reread: 4,
 			Unbans: [5]uint64{150, 120, 5, 4, 1}, Lost: 3, GapFailures: 17, Reoffences: 21, PrematureUnbans: 1, FailuresWhileBanned: 8, ActionErrors: 9,
@@ -134,12 +130,12 @@ func report() correlate.Report {
 		BannedNow: 12, Unprotected: 2, GapSeconds: histogram(gaps, .5, 4, 10, 600), Reoffence: histogram(delays, 30, 7200),
 	}
 	recidive := correlate.JailReport{
-		Jail: "recidive", BanTime: correlate.Known(time.Duration(-1)),
+		Jail: "recidive", FirstLine: at("00:00:02.000"), LastLine: at("20:00:00.000"), Running: correlate.Known(true), BanTime: correlate.Known(time.Duration(-1)),
 		Counts: correlate.Counts{Verbs: [11]uint64{9, 7, 2}, Failures: 9, Bans: [4]uint64{7}, Restored: [6]uint64{2}}, BannedNow: 7,
 		GapSeconds: histogram(gaps), Reoffence: histogram(delays),
 	}
 	web2 := correlate.JailReport{
-		Jail:      "sshd",
+		Jail: "sshd", FirstLine: at("00:10:00.000"), LastLine: at("21:00:00.000"),
 		Counts:    correlate.Counts{Verbs: [11]uint64{900, 55, 148, 190}, Failures: 900, Bans: [4]uint64{50}, Restored: [6]uint64{148}, Reread: 5, Unbans: [5]uint64{40, 150}},
 		BannedNow: 3, GapSeconds: histogram(gaps, 20), Reoffence: histogram(delays),
 	}

@@ -13,6 +13,7 @@ import (
 	"fail2ban-loki-exporter/exporter/internal/offender"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // View is the state that /metrics shows.
@@ -24,6 +25,7 @@ type View struct {
 	Repeat    int                // all repeat offenders
 	Networks  []offender.Network // the top K, best first
 	Jails     []JailOutlook
+	Exemplars *Exemplars        // nil for none
 	Countries map[string]uint64 // true bans by country, empty for unknown; nil where none is told
 	// CaughtUp says that the back-fill is done. Before, domain metrics would
 	// show the past as if it were happening now, and are not served (rule 10).
@@ -73,10 +75,13 @@ type MetricsOptions struct {
 	PastOnly bool
 	// NameSource adds the label `source`; set with more than one source.
 	NameSource bool
+	// ForgetAfter is after how long without a line the series of a host go, and
+	// those of a jail that does not run. 0 keeps all.
+	ForgetAfter time.Duration
 }
 
-// Metrics serves the domain metrics of the last view. A scrape sends what Set
-// made ready; it waits for nothing.
+// Metrics gathers the domain metrics of the last view. A scrape gets what Set
+// made ready; it waits for nothing and makes nothing.
 type Metrics struct {
 	o    MetricsOptions
 	self *Self
@@ -86,42 +91,36 @@ type Metrics struct {
 	hosts admission
 	jails admission
 
-	served atomic.Pointer[[]prometheus.Metric]
+	served atomic.Pointer[families]
 }
 
-// NewMetrics makes the collector, which serves nothing before the first Set.
+// NewMetrics makes the gatherer, which serves nothing before the first Set.
 // It tells self, where given, how many series it serves.
 func NewMetrics(o MetricsOptions, self *Self) *Metrics {
 	m := &Metrics{o: o, self: self, auto: DetailJail, hosts: newAdmission(o.MaxHosts), jails: newAdmission(o.MaxJails)}
-	m.served.Store(new([]prometheus.Metric))
+	m.served.Store(&families{})
 	return m
 }
 
-// Describe sends the description of every metric.
-func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for i := range domain {
-		ch <- domain[i].desc(m.o.NameSource)
-	}
-}
+// Gather gives the series of the last view. Nobody may change them.
+func (m *Metrics) Gather() ([]*dto.MetricFamily, error) { return m.served.Load().plain, nil }
 
-// Collect sends the series of the last view.
-func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	for _, s := range *m.served.Load() {
-		ch <- s
-	}
+// Native gives them with the native histograms of each host and jail, which have
+// a place in protobuf and in remote write alone.
+func (m *Metrics) Native() prometheus.Gatherer {
+	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return m.served.Load().native, nil })
 }
 
 // Set makes a view the one that is served.
 func (m *Metrics) Set(v *View) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := &page{m: m, series: make([]seriesSet, len(domain))}
+	p := &page{m: m, view: v, series: make([]seriesSet, len(domain)), native: make([]seriesSet, len(domain))}
 	if v.CaughtUp {
 		p.detail = m.detail(v)
 		p.fill(v)
 	}
-	served := p.metrics()
-	m.served.Store(&served)
+	m.served.Store(p.families())
 }
 
 func (m *Metrics) detail(v *View) string {
@@ -138,43 +137,18 @@ func (m *Metrics) detail(v *View) string {
 	return m.auto
 }
 
-// admission lets the first so many names in and keeps to that: a name's
-// counters must not move from one series to another.
-type admission struct {
-	limit int
-	names map[string]bool // true: has its own series
-	in    int
-}
-
-func newAdmission(limit int) admission { return admission{limit: limit, names: map[string]bool{}} }
-
-// admit tells whether a name has its own series, and whether it is new and has not.
-func (a *admission) admit(name string) (own, refused bool) {
-	own, known := a.names[name]
-	if known {
-		return own, false
-	}
-	own = a.limit == 0 || a.in < a.limit
-	a.names[name] = own
-	if own {
-		a.in++
-	}
-	return own, !own
-}
-
 // label makes a text fit to be a label's value: short, valid, and harmless to
 // whoever reads the page in a terminal.
 func label(s string) string { return limited(visible(valid(s))) }
 
-func (m *Metrics) name(a *admission, key, label string) (name string, own bool) {
-	own, refused := a.admit(key)
-	if refused && m.self != nil {
-		m.self.SeriesLimited.Inc()
+// place names where a host's or jail's values are shown: under its own label, or
+// in `other`.
+func (a *admission) place(key, name string) (shown string, at place) {
+	at = a.places[key]
+	if at == inOther {
+		return otherLabel, at
 	}
-	if !own {
-		return otherLabel, false
-	}
-	return label, true
+	return label(name), at
 }
 
 // emit is how a metric gives one value, with those of its own labels.
@@ -191,7 +165,7 @@ type metric struct {
 	host       func(emit, *correlate.HostReport, *View)
 	view       func(emit, *View)
 	outlook    func(emit, *JailOutlook)                        // over all hosts: carries `jail` alone
-	histogram  func(*correlate.JailReport) correlate.Histogram // classic buckets carry `jail` alone
+	histogram  func(*correlate.JailReport) correlate.Histogram // classic buckets carry `jail` alone, native ones `host` too
 }
 
 func (d *metric) labelNames(source bool) []string {
@@ -208,10 +182,6 @@ func (d *metric) labelNames(source bool) []string {
 		l = append(l, "host")
 	}
 	return append(l, d.labels...)
-}
-
-func (d *metric) desc(source bool) *prometheus.Desc {
-	return prometheus.NewDesc(d.name, d.help, d.labelNames(source), nil)
 }
 
 const (
@@ -258,7 +228,7 @@ var domain = []metric{
 		help: "Bans that a stop lifted and no start restored, though their time was not over.",
 	},
 	{
-		name: "fail2ban_protection_gap_seconds", histogram: func(j *correlate.JailReport) correlate.Histogram { return j.GapSeconds },
+		name: gapMetric, histogram: func(j *correlate.JailReport) correlate.Histogram { return j.GapSeconds },
 		help: "How long bans were lifted between a stop and their restore, in seconds.",
 	},
 	{
@@ -302,7 +272,7 @@ var domain = []metric{
 		help: "True bans of an id whose ban before in the same jail had truly ended.",
 	},
 	{
-		name: "fail2ban_reoffence_delay_seconds", histogram: func(j *correlate.JailReport) correlate.Histogram { return j.Reoffence },
+		name: reoffenceMetric, histogram: func(j *correlate.JailReport) correlate.Histogram { return j.Reoffence },
 		help: "Time from a ban's true end to the next true ban of the same id, in seconds.",
 	},
 	{
@@ -488,8 +458,14 @@ func maxRetry(e emit, j *correlate.JailReport) {
 // page is one view on its way to series.
 type page struct {
 	m      *Metrics
+	view   *View
 	detail string
 	series []seriesSet // of each metric of domain
+	native []seriesSet // of each of its histograms
+
+	// of the host or jail that is being put on the page
+	since time.Time
+	gone  bool
 }
 
 // seriesSet is a metric's series by their labels, in the order they came.
@@ -502,6 +478,34 @@ type series struct {
 	labels    []string
 	value     float64
 	histogram correlate.Histogram
+	since     time.Time // the first line of the first of those that are in it
+	alive     bool      // one of them has not gone
+}
+
+// take notes whose values come next.
+func (p *page) take(s *series) {
+	if s.since.IsZero() || p.since.Before(s.since) {
+		s.since = p.since
+	}
+	s.alive = s.alive || !p.gone
+}
+
+// silent tells that nothing has been heard for too long; 0 is never.
+func silent(v *View, lastLine time.Time, forget time.Duration) bool {
+	return forget > 0 && !v.At.IsZero() && v.At.Sub(lastLine) > forget
+}
+
+// jailGone tells a jail that does not run, as far as the log says, and of which
+// nothing has been heard for too long.
+func jailGone(v *View, j *correlate.JailReport, forget time.Duration) bool {
+	return !j.Running.V && silent(v, j.LastLine, forget)
+}
+
+// limited counts those that went into `other`.
+func (p *page) limited(refused int) {
+	if p.m.self != nil {
+		p.m.self.SeriesLimited.Add(float64(refused))
+	}
 }
 
 // get finds or makes the series with these labels; isNew says which.
@@ -520,12 +524,15 @@ func (s *seriesSet) get(labels []string) (one *series, isNew bool) {
 }
 
 func (p *page) fill(v *View) {
+	hosts, jails := census(v, p.m.o.ForgetAfter)
+	p.limited(p.m.hosts.review(hosts) + p.m.jails.review(jails))
 	for i := range v.Sources {
 		src := &v.Sources[i]
 		for k := range src.Report.Hosts {
 			p.host(src.Name, &src.Report.Hosts[k], v)
 		}
 	}
+	p.since, p.gone = firstLine(v), false
 	for i := range domain {
 		if d := &domain[i]; d.view != nil && !p.m.o.PastOnly {
 			d.view(p.emit(i), v)
@@ -536,47 +543,78 @@ func (p *page) fill(v *View) {
 	}
 }
 
+// firstLine is the first one of all hosts.
+func firstLine(v *View) (first time.Time) {
+	for i := range v.Sources {
+		for k := range v.Sources[i].Report.Hosts {
+			if t := v.Sources[i].Report.Hosts[k].FirstLine; first.IsZero() || t.Before(first) {
+				first = t
+			}
+		}
+	}
+	return first
+}
+
 // outlook shows a jail that has series of its own: what is told of several
 // cannot be added up.
 func (p *page) outlook(j *JailOutlook) {
-	name, own := p.m.name(&p.m.jails, j.Jail, label(j.Jail))
+	name, at := p.m.jails.place(j.Jail, j.Jail)
 	for i := range domain {
-		if d := &domain[i]; own && d.outlook != nil {
+		if d := &domain[i]; at == ownPlace && d.outlook != nil {
 			d.outlook(p.emit(i, p.labels(j.Source, name)...), j)
 		}
 	}
 }
 
 func (p *page) host(source string, h *correlate.HostReport, v *View) {
-	name, own := p.m.name(&p.m.hosts, source+"\xff"+h.Host, label(h.Host))
+	gone := silent(v, h.LastLine, p.m.o.ForgetAfter)
+	p.since, p.gone = h.FirstLine, gone
+	name, at := p.m.hosts.place(hostKey(source, h.Host), h.Host)
 	if p.detail == DetailFleet {
-		name, own = "", false
+		name, at = "", inOther
 	}
 	for i := range domain {
-		if d := &domain[i]; d.host != nil && (own || !d.single) {
+		if d := &domain[i]; d.host != nil && (at == ownPlace || at == inOther && !d.single) {
 			d.host(p.emit(i, p.labels(source, name)...), h, v)
 		}
 	}
 	for k := range h.Jails {
-		p.jail(source, name, own, &h.Jails[k])
+		j := &h.Jails[k]
+		p.since, p.gone = j.FirstLine, gone || jailGone(v, j, p.m.o.ForgetAfter)
+		p.jail(source, name, at, j)
 	}
 }
 
-func (p *page) jail(source, host string, own bool, j *correlate.JailReport) {
-	name, ownJail := p.m.name(&p.m.jails, j.Jail, label(j.Jail))
-	shown := name
+// jail puts a jail of a host on the page. What nowhere has a place is in no series
+// but those of all hosts.
+func (p *page) jail(source, host string, hostAt place, j *correlate.JailReport) {
+	name, at := p.m.jails.place(j.Jail, j.Jail)
+	shown, shownAt := name, at
 	if p.detail != DetailJail {
-		shown, ownJail = "", false
+		shown, shownAt = "", inOther
 	}
+	own, somewhere := hostAt == ownPlace && shownAt == ownPlace, hostAt != nowhere && shownAt != nowhere
 	for i := range domain {
 		switch d := &domain[i]; {
 		case d.histogram != nil:
-			one, _ := p.series[i].get(p.labels(source, name))
-			merge(&one.histogram, d.histogram(j))
-		case d.jail != nil && (own && ownJail || !d.single):
+			h := d.histogram(j)
+			if at != nowhere {
+				p.add(&p.series[i], p.labels(source, name), &h)
+			}
+			if somewhere {
+				p.add(&p.native[i], p.labels(source, host, shown), &h)
+			}
+		case d.jail != nil && (own || somewhere && !d.single):
 			d.jail(p.emit(i, p.labels(source, host, shown)...), j)
 		}
 	}
+}
+
+// add adds a jail's histogram to that of the labels.
+func (p *page) add(to *seriesSet, labels []string, h *correlate.Histogram) {
+	one, _ := to.get(labels)
+	p.take(one)
+	one.histogram.Add(h)
 }
 
 // labels puts the source first where it is told.
@@ -592,50 +630,9 @@ func (p *page) labels(source string, rest ...string) []string {
 func (p *page) emit(i int, labels ...string) emit {
 	return func(value float64, own ...string) {
 		one, isNew := p.series[i].get(slices.Concat(labels, own))
+		p.take(one)
 		if isNew || !domain[i].single {
 			one.value += value
 		}
 	}
-}
-
-// merge adds another jail's histogram, which has the same bounds.
-func merge(to *correlate.Histogram, from correlate.Histogram) {
-	if to.Counts == nil {
-		to.Bounds, to.Counts = from.Bounds, make([]uint64, len(from.Counts))
-	}
-	for i, n := range from.Counts {
-		to.Counts[i] += n
-	}
-	to.Milli += from.Milli
-	to.Total += from.Total
-}
-
-func (p *page) metrics() []prometheus.Metric {
-	var out []prometheus.Metric
-	for i := range domain {
-		d, n := &domain[i], 0
-		desc := d.desc(p.m.o.NameSource)
-		for _, s := range p.series[i].all {
-			if d.histogram != nil {
-				out = append(out, constHistogram(desc, &s))
-				n += len(s.histogram.Counts) + 2 // and its sum and count
-				continue
-			}
-			out = append(out, prometheus.MustNewConstMetric(desc, d.kind, s.value, s.labels...))
-			n++
-		}
-		if p.m.self != nil {
-			p.m.self.Series.WithLabelValues(d.name).Set(float64(n))
-		}
-	}
-	return out
-}
-
-func constHistogram(desc *prometheus.Desc, s *series) prometheus.Metric {
-	buckets, sum := make(map[float64]uint64, len(s.histogram.Bounds)), uint64(0)
-	for i, bound := range s.histogram.Bounds {
-		sum += s.histogram.Counts[i]
-		buckets[bound] = sum
-	}
-	return prometheus.MustNewConstHistogram(desc, s.histogram.Total, s.histogram.Sum(), buckets, s.labels...)
 }

@@ -2,9 +2,11 @@ package publish
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -13,7 +15,7 @@ import (
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 	"fail2ban-loki-exporter/exporter/internal/offender"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
@@ -26,12 +28,15 @@ func view() *View {
 	}}
 }
 
-// served is the collector's page on a registry that checks everything.
-func served(t *testing.T, c prometheus.Collector) string {
+// served is the metrics' page.
+func served(t *testing.T, m *Metrics) string {
 	t.Helper()
-	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(c)
-	return pageOf(t, reg)
+	families, err := m.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wellFormed(t, families)
+	return pageOf(t, m)
 }
 
 func pageOf(t *testing.T, g prometheus.Gatherer) string {
@@ -50,17 +55,16 @@ func pageOf(t *testing.T, g prometheus.Gatherer) string {
 }
 
 // everything is a registry with the domain metrics and our own, each with a series.
-func everything() (*prometheus.Registry, *Self) {
+func everything() (prometheus.Gatherer, *Self) {
 	reg := prometheus.NewPedanticRegistry()
 	self := NewSelf(reg)
 	m := NewMetrics(MetricsOptions{}, self)
-	reg.MustRegister(m)
 	m.Set(view())
 	self.Count(LokiOptions{})
 	self.BackfillProgress.WithLabelValues("loki").Set(1)
 	self.LokiRequests.WithLabelValues("200").Add(3)
 	self.LokiDuration.Observe(.2)
-	return reg, self
+	return Join(reg, m), self
 }
 
 func TestMetricsPage(t *testing.T) {
@@ -102,7 +106,7 @@ func TestMetricsDoc(t *testing.T) {
 		slices.Sort(labels)
 		want[f.GetName()] = strings.Join([]string{strings.ToLower(f.GetType().String()), strings.Join(labels, " "), f.GetHelp()}, " | ")
 	}
-	if diff := cmp.Diff(want, documented(t)); diff != "" {
+	if diff := gocmp.Diff(want, documented(t)); diff != "" {
 		t.Fatalf("docs/metrics.md (-code +doc):\n%s", diff)
 	}
 }
@@ -173,7 +177,7 @@ func TestDetail(t *testing.T) {
 	} {
 		m := NewMetrics(MetricsOptions{Detail: c.detail}, nil)
 		m.Set(view())
-		if diff := cmp.Diff(c.want, strings.ReplaceAll(lines(served(t, m), c.metric), c.metric, "")); diff != "" {
+		if diff := gocmp.Diff(c.want, strings.ReplaceAll(lines(served(t, m), c.metric), c.metric, "")); diff != "" {
 			t.Errorf("%s at detail %s (-want +got):\n%s", c.metric, c.detail, diff)
 		}
 	}
@@ -217,7 +221,7 @@ func TestLimits(t *testing.T) {
 		jail, n, _ := strings.Cut(rest, " ")
 		want += fmt.Sprintf("fail2ban_failures_total{host=%q,jail=%q} %s\n", host, jail, n)
 	}
-	if diff := cmp.Diff(want, lines(page, "fail2ban_failures_total")); diff != "" {
+	if diff := gocmp.Diff(want, lines(page, "fail2ban_failures_total")); diff != "" {
 		t.Fatalf("series (-want +got):\n%s", diff)
 	}
 	if got := strings.Count(lines(page, "fail2ban_jail_maxretry"), "\n"); got != 2 {
@@ -291,19 +295,175 @@ func TestSilentHost(t *testing.T) {
 func TestMetricsConcurrently(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m := NewMetrics(MetricsOptions{}, NewSelf(reg))
-	reg.MustRegister(m)
+	both := Join(reg, m)
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
 			for range 20 {
 				m.Set(view())
-				if _, err := reg.Gather(); err != nil {
+				if _, err := both.Gather(); err != nil {
 					t.Errorf("gather: %v", err)
 				}
 			}
 		})
 	}
 	wg.Wait()
+}
+
+// forgetting is a view of three hosts and what befell them.
+func forgetting(after time.Duration) *View {
+	v := manyHosts(3, 2)
+	v.At = at("00:00:00.000").Add(after)
+	for h := range v.Sources[0].Report.Hosts {
+		host := &v.Sources[0].Report.Hosts[h]
+		host.FirstLine, host.LastLine = at("00:00:00.000").Add(-time.Hour), v.At
+		for j := range host.Jails {
+			host.Jails[j].FirstLine, host.Jails[j].LastLine, host.Jails[j].Running = host.FirstLine, v.At, correlate.Known(true)
+			host.Jails[j].GapSeconds = histogram(correlate.GapBounds, 3)
+		}
+	}
+	return v
+}
+
+// The series of a host that fell silent go after a time, and those of a jail that
+// was stopped; sums that hold others too do not fall.
+func TestForgetting(t *testing.T) {
+	const week = 7 * 24 * time.Hour
+	for _, c := range []struct {
+		what    string
+		after   time.Duration
+		change  func(*View)
+		options MetricsOptions
+		hosts   int // with series of failures
+		sum     int // of them
+		gaps    int
+	}{
+		{"all are there", week + 1, func(*View) {}, MetricsOptions{}, 6, 6, 6},
+		{"a silent host", week, silence(0), MetricsOptions{}, 6, 6, 6},
+		{"a host silent for too long", week + 1, silence(0), MetricsOptions{}, 4, 4, 6},
+		{"never forgotten", 10 * week, silence(0), MetricsOptions{ForgetAfter: -1}, 6, 6, 6},
+		{"all are silent", week + 1, func(v *View) { silence(0)(v); silence(1)(v); silence(2)(v) }, MetricsOptions{}, 0, 0, 0},
+		{"the fleet's sum holds it", week + 1, silence(0), MetricsOptions{Detail: DetailFleet}, 1, 6, 6},
+		{"a quiet jail runs", week + 1, func(v *View) { v.Sources[0].Report.Hosts[1].Jails[0].LastLine = at("00:00:00.000") }, MetricsOptions{}, 6, 6, 6},
+		{"a jail stopped long ago", week + 1, func(v *View) {
+			j := &v.Sources[0].Report.Hosts[1].Jails[0]
+			j.LastLine, j.Running = at("00:00:00.000"), correlate.Known(false)
+		}, MetricsOptions{}, 5, 5, 6},
+		{"other holds it", week + 1, silence(2), MetricsOptions{MaxHosts: 1}, 4, 6, 6},
+	} {
+		c.options.ForgetAfter = cmp.Or(c.options.ForgetAfter, week)
+		m := NewMetrics(c.options, nil)
+		m.Set(forgetting(0))
+		v := forgetting(c.after)
+		c.change(v)
+		m.Set(v)
+		page := lines(served(t, m), "fail2ban_failures_total")
+		sum := 0
+		for line := range strings.Lines(page) {
+			n, _ := strconv.Atoi(strings.TrimSpace(line[strings.LastIndex(line, " ")+1:]))
+			sum += n
+		}
+		gaps := 0
+		for line := range strings.Lines(lines(served(t, m), gapMetric)) {
+			n, _ := strconv.Atoi(strings.TrimSpace(line[strings.LastIndex(line, " ")+1:]))
+			gaps += n
+		}
+		if got := strings.Count(page, "\n"); got != c.hosts || sum != c.sum || gaps != c.gaps {
+			t.Errorf("%s: %d series with %d failures and %d gaps, want %d, %d and %d\n%s", c.what, got, sum, gaps, c.hosts, c.sum, c.gaps, page)
+		}
+	}
+}
+
+// silence makes a host one that has said nothing since the beginning.
+func silence(host int) func(*View) {
+	return func(v *View) {
+		h := &v.Sources[0].Report.Hosts[host]
+		h.LastLine = at("00:00:00.000")
+		for j := range h.Jails {
+			h.Jails[j].LastLine = h.LastLine
+		}
+	}
+}
+
+// A place is given up for another only by who has gone, and who comes back gets
+// one where there is.
+func TestPlacesAreGivenUp(t *testing.T) {
+	a := newAdmission(2)
+	first := at("00:00:00.000")
+	all := func(gone string, names ...string) map[string]applicant {
+		out := map[string]applicant{}
+		for _, n := range names {
+			out[n] = applicant{first.Add(time.Duration(n[0]) * time.Second), strings.Contains(gone, n)}
+		}
+		return out
+	}
+	for i, c := range []struct {
+		all     map[string]applicant
+		refused int
+		want    map[string]place
+	}{
+		{all("", "b", "a"), 0, map[string]place{"a": ownPlace, "b": ownPlace}},
+		{all("", "b", "a", "c"), 1, map[string]place{"a": ownPlace, "b": ownPlace, "c": inOther}},
+		{all("a", "b", "a", "c"), 0, map[string]place{"a": ownPlace, "b": ownPlace, "c": inOther}}, // nobody wants it
+		{all("a", "b", "a", "c", "d"), 0, map[string]place{"a": nowhere, "b": ownPlace, "c": inOther, "d": ownPlace}},
+		{all("", "b", "a", "c", "d"), 1, map[string]place{"a": inOther, "b": ownPlace, "c": inOther, "d": ownPlace}},
+		{all("bde", "a", "b", "c", "d", "e"), 0, map[string]place{"a": inOther, "b": ownPlace, "c": inOther, "d": ownPlace, "e": nowhere}},
+	} {
+		refused := a.review(c.all)
+		if diff := gocmp.Diff(c.want, a.places); diff != "" || refused != c.refused {
+			t.Errorf("step %d: %d refused, want %d\n%s", i, refused, c.refused, diff)
+		}
+	}
+}
+
+// Whoever looks when: hosts get their places in the order of their first lines.
+func TestPlacesByFirstLine(t *testing.T) {
+	v := manyHosts(40, 1)
+	hosts := v.Sources[0].Report.Hosts
+	for i := range hosts {
+		hosts[i].FirstLine = at("00:00:00.000").Add(time.Duration(i*7%40) * time.Minute)
+	}
+	m := NewMetrics(MetricsOptions{MaxHosts: 10}, nil)
+	m.Set(v)
+	whole := m.hosts.places
+	again := NewMetrics(MetricsOptions{MaxHosts: 10}, nil)
+	slices.SortFunc(hosts, func(a, b correlate.HostReport) int { return a.FirstLine.Compare(b.FirstLine) })
+	for n := 5; n <= 40; n += 5 {
+		part := *v
+		part.Sources = []SourceReport{{Report: correlate.Report{Hosts: hosts[:n]}}}
+		again.Set(&part)
+	}
+	if diff := gocmp.Diff(whole, again.hosts.places); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Who is about the last in the ranking does not come and go.
+func TestSteady(t *testing.T) {
+	self := func(s *string) string { return *s }
+	ranks := func(names string) []string { return strings.Split(names, "") }
+	before := map[string]bool{}
+	for i, c := range []struct{ rows, want string }{
+		{"abcdefghijk", "abcdefghij"},
+		{"abcdefghikj", "abcdefghij"}, // j is one too low, and stays
+		{"abcdefghijk", "abcdefghij"},
+		{"kabcdefghij", "kabcdefghi"}, // k is clearly in
+		{"kabcdefghji", "kabcdefghi"},
+		{"xyzkabcdefg", "xyzkabcdef"},
+		{"xy", "xy"},
+	} {
+		got := Steady(ranks(c.rows), 10, self, before)
+		if strings.Join(got, "") != c.want {
+			t.Errorf("step %d: %v, want %s", i, got, c.want)
+		}
+		before = map[string]bool{}
+		for _, n := range got {
+			before[n] = true
+		}
+	}
+	if Margin(0) != 0 || len(Steady(ranks("ab"), 0, self, before)) != 0 {
+		t.Error("none are wanted, and some are there")
+	}
 }
 
 func BenchmarkSet(b *testing.B) {

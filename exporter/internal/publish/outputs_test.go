@@ -144,10 +144,10 @@ func TestEvilElsewhere(t *testing.T) {
 			}
 			reg := prometheus.NewPedanticRegistry()
 			m, c := NewMetrics(MetricsOptions{NameSource: true}, nil), NewCompat(MetricsOptions{NameSource: true})
-			reg.MustRegister(m, c)
+			reg.MustRegister(c)
 			m.Set(v)
 			c.Set(v)
-			evilPage(t, reg)
+			evilPage(t, Join(reg, m))
 
 			var sum strings.Builder
 			if err := WriteSummary(&sum, Summary{At: v.At, Sources: v.Sources, Offenders: rows}); err != nil {
@@ -162,12 +162,13 @@ func TestEvilElsewhere(t *testing.T) {
 }
 
 // evilPage checks a page of metrics: it can be read, and no series is forged.
-func evilPage(t *testing.T, reg *prometheus.Registry) {
+func evilPage(t *testing.T, reg prometheus.Gatherer) {
 	t.Helper()
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
+	wellFormed(t, families)
 	var page bytes.Buffer
 	enc := expfmt.NewEncoder(&page, expfmt.NewFormat(expfmt.TypeTextPlain))
 	for _, f := range families {

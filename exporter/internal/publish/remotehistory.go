@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // DroppedSeries is the reason of a series of the history beyond the most there may be.
@@ -179,17 +177,7 @@ func (h *History) samples(p *historyPoint) []remoteSample {
 		h.metrics[p.source] = m
 	}
 	m.Set(&View{At: p.at, Sources: []SourceReport{{Name: p.source, Report: p.report}}, CaughtUp: true})
-	reg := prometheus.NewRegistry()
-	err := reg.Register(m)
-	if err != nil {
-		h.giveUp(err)
-		return nil
-	}
-	families, err := reg.Gather()
-	if err != nil {
-		h.w.o.Log.Warn("not all of the past could be gathered", "sink", h.w.o.Name, "err", err)
-	}
-	samples, err := samplesOf(families, p.at, h.w.o.Labels, false)
+	samples, err := samplesOf(m.served.Load().plain, p.at, h.w.o.Labels, false)
 	if err != nil {
 		h.w.o.Log.Warn("not all of the past could be read", "sink", h.w.o.Name, "err", err)
 	}

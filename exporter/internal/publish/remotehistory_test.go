@@ -13,7 +13,6 @@ import (
 
 	"fail2ban-loki-exporter/exporter/internal/correlate"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
@@ -187,9 +186,7 @@ func TestHistoryIsNotWrittenBesideAScrape(t *testing.T) {
 func TestMetricsOfThePast(t *testing.T) {
 	m := NewMetrics(MetricsOptions{PastOnly: true}, nil)
 	m.Set(&View{CaughtUp: true, Tracked: 5})
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(m)
-	families, err := reg.Gather()
+	families, err := m.Gather()
 	if err != nil || len(families) != 0 {
 		t.Errorf("%v, %v", families, err)
 	}

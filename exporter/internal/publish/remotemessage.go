@@ -33,7 +33,7 @@ var staleNaN = math.Float64frombits(0x7ff0000000000002)
 func samplesOf(families []*dto.MetricFamily, at time.Time, external map[string]string, native bool) (out []remoteSample, err error) {
 	o := &expfmt.DecodeOptions{Timestamp: model.TimeFromUnixNano(at.UnixNano())}
 	for _, f := range families {
-		vector, bad := expfmt.ExtractSamples(o, f)
+		vector, bad := expfmt.ExtractSamples(o, withoutNative(f))
 		err = cmp.Or(err, bad)
 		for _, s := range vector {
 			out = append(out, newRemoteSample(s, f, external))
@@ -43,6 +43,19 @@ func samplesOf(families []*dto.MetricFamily, at time.Time, external map[string]s
 		}
 	}
 	return out, err
+}
+
+// withoutNative is a family without the histograms that are native alone, which
+// have no series of counts and buckets.
+func withoutNative(f *dto.MetricFamily) *dto.MetricFamily {
+	only := func(m *dto.Metric) bool {
+		h := m.GetHistogram()
+		return h != nil && h.Schema != nil && len(h.GetBucket()) == 0
+	}
+	if !slices.ContainsFunc(f.GetMetric(), only) {
+		return f
+	}
+	return &dto.MetricFamily{Name: f.Name, Help: f.Help, Type: f.Type, Unit: f.Unit, Metric: slices.DeleteFunc(slices.Clone(f.GetMetric()), only)}
 }
 
 func newRemoteSample(s *model.Sample, f *dto.MetricFamily, external map[string]string) remoteSample {

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"cmp"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors/version"
@@ -42,6 +43,13 @@ type Self struct {
 
 const selfPrefix = "fail2ban_exporter_"
 
+// Native buckets of our own histograms: each a tenth wider than the one before, as
+// correlate.NativeSchema, and so many at most.
+const (
+	nativeFactor  = 1.1
+	nativeBuckets = 160
+)
+
 // NewSelf makes the instruments and registers them, with the build's own.
 func NewSelf(reg prometheus.Registerer) *Self {
 	counter := func(name, help string) prometheus.CounterOpts {
@@ -56,6 +64,7 @@ func NewSelf(reg prometheus.Registerer) *Self {
 		LokiRequests:     prometheus.NewCounterVec(counter("loki_requests_total", "Requests to Loki by status code, or `error` where none came back."), []string{"code"}),
 		LokiDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: selfPrefix + "loki_request_duration_seconds", Help: "How long requests to Loki took, in seconds.",
+			NativeHistogramBucketFactor: nativeFactor, NativeHistogramMaxBucketNumber: nativeBuckets, NativeHistogramMinResetDuration: time.Hour,
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
 		Lines:            prometheus.NewCounterVec(counter("lines_total", "Log lines read, by what became of them."), []string{"result"}),
@@ -72,6 +81,7 @@ func NewSelf(reg prometheus.Registerer) *Self {
 		StateSaves:       prometheus.NewCounterVec(counter("state_saves_total", "Saves of the state file, by result."), []string{"result"}),
 		StateDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: selfPrefix + "state_save_duration_seconds", Help: "How long reading stood still for a save of the state file, in seconds.",
+			NativeHistogramBucketFactor: nativeFactor, NativeHistogramMaxBucketNumber: nativeBuckets, NativeHistogramMinResetDuration: time.Hour,
 			Buckets: []float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5},
 		}),
 		StateRebuilt:  prometheus.NewGauge(gauge("state_rebuilt_timestamp_seconds", "When the history was last read anew, for want of a state to go on from, in seconds since the epoch.")),
