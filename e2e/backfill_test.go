@@ -30,7 +30,8 @@ const messages = 64
 // TestBackfill reads a generated fleet's week from a real Loki, as reports do
 // and as logcli does: all of it must be there and mean what happened. With many
 // lines it must also be faster than logcli in sequence, no slower than logcli
-// with its best number of workers, and cost Loki more than us.
+// with its best number of workers, and with Loki cost less than Loki alone costs
+// where logcli reads.
 //
 // BACKFILL says how many lines (60,000), PAGES how many a request asks for
 // (5000), TIMES how often each way is taken; the best counts.
@@ -154,8 +155,8 @@ func (b *backfill) compare(times int) {
 	if ours.wall.Seconds() > 1.15*parallel.Seconds() { // two runs of the same differ by as much
 		b.t.Error("slower than logcli with workers")
 	}
-	if 5*ours.own > ours.loki {
-		b.t.Error("more than a fifth of Loki's processor time")
+	if ours.own+ours.loki > best["logcli in sequence"].loki {
+		b.t.Error("Loki and we together take more processor time than Loki alone takes for logcli")
 	}
 }
 

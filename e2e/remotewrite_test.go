@@ -98,6 +98,21 @@ func TestRemoteWrite(t *testing.T) {
 	}
 }
 
+// Native histograms arrive by both versions too, beside the classic ones.
+func TestRemoteWriteOfNativeHistograms(t *testing.T) {
+	for version, message := range versions {
+		t.Run(version, func(t *testing.T) {
+			tenant, r := pushNow(t, "clean-restart")
+			p := startPrometheus(t, lab.PrometheusOptions{})
+			s := daemon(t, config{tenant: tenant, more: remoteWrite(p, message, "    send_native_histograms: true\n")})
+			caughtUp(t, s, r.End())
+			page, err := lab.Scrape(t.Context(), s.URL+"/metrics")
+			must(t, err)
+			nativeAgrees(t, p, page, "fail2ban_protection_gap_seconds")
+		})
+	}
+}
+
 // Whoever scrapes an exporter and has it write too is warned.
 func TestRemoteWriteBesideAScrape(t *testing.T) {
 	tenant, _ := pushNow(t, "clean-restart")

@@ -148,6 +148,7 @@ type PrometheusOptions struct {
 	Targets        map[string]string // job: host:port
 	ScrapeInterval string            // 1s when empty
 	Relabel        string            // YAML of metric_relabel_configs, indented by six spaces
+	Native         bool              // native histograms are scraped
 	Dir            string            // where it keeps its data; a temporary folder when empty
 	Progress       io.Writer         // told when the build takes long
 }
@@ -156,6 +157,7 @@ var prometheusConfig = template.Must(template.New("prometheus").Parse(`global:
   scrape_interval: {{.Interval}}
   scrape_timeout: {{.Interval}}
   evaluation_interval: {{.Interval}}
+  scrape_native_histograms: {{.Native}}
 storage:
   tsdb:
     out_of_order_time_window: 30d
@@ -182,8 +184,9 @@ func StartPrometheus(ctx context.Context, o PrometheusOptions) (*Server, error) 
 	}
 	config, err := execute(prometheusConfig, struct {
 		Interval, Relabel string
+		Native            bool
 		Targets           map[string]string
-	}{o.ScrapeInterval, o.Relabel, o.Targets})
+	}{o.ScrapeInterval, o.Relabel, o.Native, o.Targets})
 	if err != nil {
 		return nil, err
 	}
