@@ -67,8 +67,9 @@ type MetricsOptions struct {
 	// Detail is one of the constants above. Empty means jail up to 100 hosts,
 	// then host, and never back, so that no counter jumps to and fro.
 	Detail string
-	// MaxHosts and MaxJails bound the values of the labels `host` and `jail`,
-	// first come first served; what is more goes into `other`. 0 is no bound.
+	// MaxHosts and MaxJails bound the values of the labels `host` and `jail`:
+	// those with the oldest first lines are in, the rest goes into `other`. 0 is
+	// no bound.
 	MaxHosts, MaxJails int
 	// PastOnly serves what a report tells alone: the ranking of a time that is
 	// past is not known.
