@@ -88,7 +88,7 @@ func TestSoak(t *testing.T) {
 	shipped := make(chan error, 1)
 	go func() { shipped <- lab.Follow(ctx, loki.URL, tenant, fleet) }()
 	s := daemonOf(t, config{tenant: tenant, push: true, lookback: "1h", source: "lag: 1s", clients: badReceivers(t, "2s", "8KiB")}.write(t), "--web.enable-pprof")
-	heap := func() (mib float64) {
+	once := func() (mib float64) {
 		t.Helper()
 		page, err := lab.Get(t.Context(), s.URL+"/debug/pprof/heap?gc=1&debug=1")
 		must(t, err)
@@ -97,6 +97,15 @@ func TestSoak(t *testing.T) {
 		n, err := strconv.ParseFloat(bytes, 64)
 		must(t, err)
 		return n / (1 << 20)
+	}
+	// What is on its way just then comes and goes: the least of some readings stays.
+	heap := func() float64 {
+		least := once()
+		for range 5 {
+			<-time.After(time.Second)
+			least = min(least, once())
+		}
+		return least
 	}
 	<-time.After(length / 2)
 	half := heap()
@@ -107,7 +116,11 @@ func TestSoak(t *testing.T) {
 	must(t, err)
 	dropped := lab.Sum(samples, "fail2ban_exporter_sink_dropped_total")
 	t.Logf("%v: %v lines, heap %.1f MiB, half-way %.1f; %v findings dropped", length, lab.Sum(samples, "fail2ban_exporter_lines_total"), last, half, dropped)
-	if last > 1.1*half+1 {
+	most := 1.1 * half
+	if length < 5*time.Minute {
+		most++ // the lists of what is shown, which are bounded too, still fill
+	}
+	if last > most {
 		t.Errorf("the heap grew from %.1f to %.1f MiB", half, last)
 	}
 	if dropped == 0 {
