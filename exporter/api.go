@@ -49,19 +49,9 @@ func (d *daemon) rank(i int, now time.Time) ranked {
 		sayBanned(r.Rows, sourceLabel(d.cfg.Sources[k].Name, len(d.banned)), d.banned[k])
 	}
 	d.api.Store(&apiView{at: now, rows: r.Rows[:min(len(r.Rows), d.cfg.API.MaxOffenders)]})
-	id := func(o *offender.Row) string { return o.ID }
-	r.Rows = publish.Steady(r.Rows[:min(len(r.Rows), top+publish.Margin(top))], top, id, namesOf(d.ranked.Rows, id))
+	r.Rows = publish.Steady(r.Rows, top, func(o *offender.Row) string { return o.ID }, d.ranked.Rows)
 	d.ranked = ranked{r, d.board.Countries()}
 	return d.ranked
-}
-
-// namesOf are the names of rows.
-func namesOf[T any](rows []T, name func(*T) string) map[string]bool {
-	names := make(map[string]bool, len(rows))
-	for i := range rows {
-		names[name(&rows[i])] = true
-	}
-	return names
 }
 
 // rebuilding tells whether a history is being read again.

@@ -130,8 +130,6 @@ type outlook struct {
 
 const outlookEvery = time.Minute
 
-func networkName(n *offender.Network) string { return n.Network }
-
 // lookOut has the outlook made anew where it is due: the first one at once,
 // the others beside what goes on, for the next view. It is called with d.mu.
 func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
@@ -139,10 +137,11 @@ func (d *daemon) lookOut(now time.Time, sources []publish.SourceReport) {
 		return
 	}
 	board := d.board.Freeze()
-	top, before := d.cfg.Metrics.TopNetworks, namesOf(d.outlook.networks, networkName)
+	top, before := d.cfg.Metrics.TopNetworks, d.outlook.networks
+	name := func(n *offender.Network) string { return n.Network }
 	look := func() outlook {
 		return outlook{
-			made: now, networks: publish.Steady(board.Networks(now, top+publish.Margin(top)), top, networkName, before),
+			made: now, networks: publish.Steady(board.Networks(now, top+publish.Margin(top)), top, name, before),
 			jails: jailOutlooks(returnsOf(board, sources), sources, adviceOptions(d.cfg)),
 		}
 	}

@@ -149,7 +149,7 @@ func (s *lokiSource) line(e loki.Entry) pipeline.Line {
 		s.lines[e.Stream] = l
 	}
 	l.At, l.Text = e.Time, e.Line
-	if len(e.Metadata) == 0 || len(e.Metadata) == 1 && e.Metadata[lokisLevel] != "" {
+	if len(e.Metadata) == 0 {
 		return l
 	}
 	if v := firstOf(e.Metadata, threadNames); v != "" {
@@ -184,9 +184,6 @@ func firstOf(labels map[string]string, names []string) string {
 	}
 	return ""
 }
-
-// lokisLevel is what Loki itself adds to each entry, mostly alone.
-const lokisLevel = "detected_level"
 
 // describe reads a stream's labels.
 func (s *lokiSource) describe(st *loki.Stream) pipeline.Line {

@@ -102,15 +102,14 @@ func (d *daemon) metricsHandler() http.Handler {
 	}
 	plain, openMetrics, protobuf := handler(false, d.metrics), handler(true, d.metrics), handler(false, d.metrics.Native())
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		switch expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...).FormatType() {
-		case expfmt.TypeProtoDelim:
+		format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...).FormatType()
+		accept := r.Header.Get("Accept")
+		takesText := strings.Contains(accept, "text/plain") || strings.Contains(accept, "*/*")
+		switch {
+		case format == expfmt.TypeProtoDelim:
 			protobuf.ServeHTTP(rw, r)
-		case expfmt.TypeOpenMetrics:
-			if accept := r.Header.Get("Accept"); !strings.Contains(accept, "text/plain") && !strings.Contains(accept, "*/*") {
-				openMetrics.ServeHTTP(rw, r)
-				return
-			}
-			plain.ServeHTTP(rw, r)
+		case format == expfmt.TypeOpenMetrics && !takesText:
+			openMetrics.ServeHTTP(rw, r)
 		default:
 			plain.ServeHTTP(rw, r)
 		}

@@ -60,25 +60,27 @@ func newHistogram(bounds []float64) Histogram {
 
 // Observe counts a span, of whole milliseconds.
 func (h *Histogram) Observe(d time.Duration) {
-	v := float64(d.Milliseconds()) / 1000
+	milli := d.Milliseconds()
+	v := float64(milli) / 1000
 	i, _ := slices.BinarySearch(h.Bounds, v)
 	h.Counts[i]++
-	h.Milli += d.Milliseconds()
+	h.Milli += milli
 	h.Total++
-	if d.Milliseconds() <= 0 {
+	if milli <= 0 {
 		h.Zero++
 		return
 	}
-	h.native(nativeIndex(v), 1)
+	h.bucket(nativeIndex(v)).Count++
 }
 
-// native adds to a native bucket.
-func (h *Histogram) native(index int32, count uint64) {
+// bucket finds a native bucket, or makes it. It is where it is until the next
+// one is made.
+func (h *Histogram) bucket(index int32) *NativeBucket {
 	i, found := slices.BinarySearchFunc(h.Native, index, func(b NativeBucket, index int32) int { return cmp.Compare(b.Index, index) })
 	if !found {
 		h.Native = slices.Insert(h.Native, i, NativeBucket{Index: index})
 	}
-	h.Native[i].Count += count
+	return &h.Native[i]
 }
 
 func (h Histogram) clone() Histogram {
@@ -97,7 +99,7 @@ func (h *Histogram) Add(o *Histogram) {
 	addTo(h.Counts, o.Counts)
 	h.Milli, h.Total, h.Zero = h.Milli+o.Milli, h.Total+o.Total, h.Zero+o.Zero
 	for _, b := range o.Native {
-		h.native(b.Index, b.Count)
+		h.bucket(b.Index).Count += b.Count
 	}
 }
 
@@ -114,9 +116,8 @@ func (h *Histogram) less(o *Histogram) {
 	h.Milli = max(0, h.Milli-o.Milli)
 	h.Zero -= min(h.Zero, o.Zero)
 	for _, b := range o.Native {
-		h.native(b.Index, 0) // so that it is there
-		i, _ := slices.BinarySearchFunc(h.Native, b.Index, func(b NativeBucket, index int32) int { return cmp.Compare(b.Index, index) })
-		h.Native[i].Count -= min(h.Native[i].Count, b.Count)
+		left := h.bucket(b.Index)
+		left.Count -= min(left.Count, b.Count)
 	}
 	h.Native = slices.DeleteFunc(h.Native, func(b NativeBucket) bool { return b.Count == 0 })
 }

@@ -81,6 +81,16 @@ func (a *admission) vacant(all map[string]applicant) (gone []string) {
 	return gone
 }
 
+// place names where a host's or jail's values are shown: under its own label, or
+// in `other`.
+func (a *admission) place(key, name string) (shown string, at place) {
+	at = a.places[key]
+	if at == inOther {
+		return otherLabel, at
+	}
+	return label(name), at
+}
+
 // census gathers the hosts and jails of a view; forget is after how long without
 // a line they have gone, 0 for never.
 func census(v *View, forget time.Duration) (hosts, jails map[string]applicant) {

@@ -142,16 +142,6 @@ func (m *Metrics) detail(v *View) string {
 // whoever reads the page in a terminal.
 func label(s string) string { return limited(visible(valid(s))) }
 
-// place names where a host's or jail's values are shown: under its own label, or
-// in `other`.
-func (a *admission) place(key, name string) (shown string, at place) {
-	at = a.places[key]
-	if at == inOther {
-		return otherLabel, at
-	}
-	return label(name), at
-}
-
 // emit is how a metric gives one value, with those of its own labels.
 type emit func(value float64, own ...string)
 

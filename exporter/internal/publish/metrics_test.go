@@ -442,7 +442,7 @@ func TestPlacesByFirstLine(t *testing.T) {
 func TestSteady(t *testing.T) {
 	self := func(s *string) string { return *s }
 	ranks := func(names string) []string { return strings.Split(names, "") }
-	before := map[string]bool{}
+	var before []string
 	for i, c := range []struct{ rows, want string }{
 		{"abcdefghijk", "abcdefghij"},
 		{"abcdefghikj", "abcdefghij"}, // j is one too low, and stays
@@ -456,10 +456,7 @@ func TestSteady(t *testing.T) {
 		if strings.Join(got, "") != c.want {
 			t.Errorf("step %d: %v, want %s", i, got, c.want)
 		}
-		before = map[string]bool{}
-		for _, n := range got {
-			before[n] = true
-		}
+		before = got
 	}
 	if Margin(0) != 0 || len(Steady(ranks("ab"), 0, self, before)) != 0 {
 		t.Error("none are wanted, and some are there")

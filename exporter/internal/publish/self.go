@@ -58,15 +58,18 @@ func NewSelf(reg prometheus.Registerer) *Self {
 	gauge := func(name, help string) prometheus.GaugeOpts {
 		return prometheus.GaugeOpts{Name: selfPrefix + name, Help: help}
 	}
+	histogram := func(name, help string, buckets ...float64) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{
+			Name: selfPrefix + name, Help: help, Buckets: buckets,
+			NativeHistogramBucketFactor: nativeFactor, NativeHistogramMaxBucketNumber: nativeBuckets, NativeHistogramMinResetDuration: time.Hour,
+		}
+	}
 	s := &Self{
 		ConfigReloadOK:   prometheus.NewGauge(gauge("config_last_reload_successful", "1 if the last load of the configuration succeeded, else 0.")),
 		ConfigReloadTime: prometheus.NewGauge(gauge("config_last_reload_success_timestamp_seconds", "When the configuration was last loaded with success, in seconds since the epoch.")),
 		LokiRequests:     prometheus.NewCounterVec(counter("loki_requests_total", "Requests to Loki by status code, or `error` where none came back."), []string{"code"}),
-		LokiDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: selfPrefix + "loki_request_duration_seconds", Help: "How long requests to Loki took, in seconds.",
-			NativeHistogramBucketFactor: nativeFactor, NativeHistogramMaxBucketNumber: nativeBuckets, NativeHistogramMinResetDuration: time.Hour,
-			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
-		}),
+		LokiDuration: prometheus.NewHistogram(histogram("loki_request_duration_seconds", "How long requests to Loki took, in seconds.",
+			.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60)),
 		Lines:            prometheus.NewCounterVec(counter("lines_total", "Log lines read, by what became of them."), []string{"result"}),
 		LateLines:        prometheus.NewCounter(counter("late_lines_total", "Lines that Loki got after later ones of their time had been read.")),
 		RevisedVerdicts:  prometheus.NewCounter(counter("revised_verdicts_total", "Verdicts that were counted and that a late line took back.")),
@@ -79,11 +82,8 @@ func NewSelf(reg prometheus.Registerer) *Self {
 		TrackedKeys:      prometheus.NewGauge(gauge("tracked_keys", "Ids in jails of hosts that the correlation keeps state of.")),
 		EvictedKeys:      prometheus.NewCounter(counter("evicted_keys_total", "Ids in jails of hosts that were forgotten because max_tracked_keys was reached.")),
 		StateSaves:       prometheus.NewCounterVec(counter("state_saves_total", "Saves of the state file, by result."), []string{"result"}),
-		StateDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: selfPrefix + "state_save_duration_seconds", Help: "How long reading stood still for a save of the state file, in seconds.",
-			NativeHistogramBucketFactor: nativeFactor, NativeHistogramMaxBucketNumber: nativeBuckets, NativeHistogramMinResetDuration: time.Hour,
-			Buckets: []float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5},
-		}),
+		StateDuration: prometheus.NewHistogram(histogram("state_save_duration_seconds", "How long reading stood still for a save of the state file, in seconds.",
+			.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5)),
 		StateRebuilt:  prometheus.NewGauge(gauge("state_rebuilt_timestamp_seconds", "When the history was last read anew, for want of a state to go on from, in seconds since the epoch.")),
 		SinkBatches:   prometheus.NewCounterVec(counter("sink_batches_total", "Batches given to a sink, by result."), []string{"sink", "result"}),
 		SinkDropped:   prometheus.NewCounterVec(counter("sink_dropped_total", "Findings and samples that a sink's server did not take, by reason."), []string{"sink", "reason"}),
