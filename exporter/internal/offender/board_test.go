@@ -359,6 +359,11 @@ func TestReplace(t *testing.T) {
 				f.tell(b)
 			}
 		}
+		for d := range 2 { // one of whom nothing was read in time, so that somebody reaches a standing in every world
+			f := fact{ban: BanFact{Place: Place{Source: "b", Host: "b", Jail: "sshd"}, ID: "192.0.2.9", At: day.Add(time.Duration(35+d) * 24 * time.Hour)}}
+			f.tell(whole)
+			f.tell(again)
+		}
 		if rapid.Bool().Draw(t, "kept") {
 			b = copied(t, b)
 		}
